@@ -1,0 +1,156 @@
+"""Any eager library that follows the array API standard: all that the core needs, from the standard alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy
+
+from ._tree import leaves, rebuild, tree_map
+
+
+class Backend:
+    """An array library, one of its devices, and what the array API standard lacks.
+
+    Get one from `polyrnn.backend`; do not construct it.
+
+    Attributes
+    ----------
+    name : str
+        "numpy", "cupy", "jax", "torch" or "array_api_strict".
+    xp : module
+        The library's array API namespace.
+    device : object
+        Where `asarray` puts arrays; None stands for the library's default.
+    """
+
+    traces = False  # True: functions may run on abstract values, as under jax.jit
+
+    def __init__(self, name: str, xp: ModuleType, device: Any = None) -> None:
+        self.name = name
+        self.xp: Any = xp
+        self.device = device
+
+    def __repr__(self) -> str:
+        return f"Backend({self.name!r})" if self.device is None else f"Backend({self.name!r}, {str(self.device)!r})"
+
+    # ---- what users call ------------------------------------------------------------------
+
+    def asarray(self, tree: Any, dtype: Any = None) -> Any:
+        """Arrays of this backend, from host arrays, numbers, lists or its own arrays.
+
+        Parameters
+        ----------
+        tree : array_like, or a dict or tuple of them
+            What to move; a dict of parameters moves whole.
+        dtype : str or dtype, optional
+            Such as "float32"; by default each array keeps its own.
+
+        Returns
+        -------
+        array, or the same dict or tuple of arrays
+
+        Examples
+        --------
+        >>> import polyrnn as pr
+        >>> pr.backend("numpy").asarray({"w": [1, 2]}, dtype="float32")
+        {'w': array([1., 2.], dtype=float32)}
+        """
+        kind = self.dtype(dtype) if isinstance(dtype, str) else dtype
+        return tree_map(lambda leaf: self._array(leaf, kind), tree)
+
+    def to_numpy(self, tree: Any) -> Any:
+        """The same tree with every array copied to the host as a NumPy array."""
+        return tree_map(self._to_numpy, tree)
+
+    def synchronize(self) -> None:
+        """Wait until the device has finished everything; nothing to wait for on a CPU library."""
+
+    def dtype(self, name: str) -> Any:
+        """The library's dtype of that name, such as "float32"."""
+        found = getattr(self.xp, str(name), None)
+        if found is None:
+            raise ValueError(f"dtype={name!r}: {self.name} has no such dtype; use for example 'float32' or 'float64'")
+        return found
+
+    # ---- the seam -------------------------------------------------------------------------
+
+    def _array(self, value: Any, dtype: Any) -> Any:
+        if type(value).__module__.partition(".")[0] not in ("builtins", "numpy", self.name):
+            value = numpy.asarray(value)
+        return self.xp.asarray(value, dtype=dtype, device=self.device)
+
+    def _to_numpy(self, array: Any) -> numpy.ndarray:
+        return numpy.from_dlpack(array)
+
+    def scan(self, step: Callable, carry: Any, xs: Any, reverse: bool = False) -> tuple[Any, Any]:
+        """`jax.lax.scan`: step(carry, x) -> carry, y over the leading axis; outputs stacked in time order.
+
+        On an eager library a loop with preallocated outputs.
+        """
+        xp, inputs = self.xp, leaves(xs)
+        length = inputs[0].shape[0]
+        if length == 0:  # one step on zeros tells the shapes of the outputs
+            zeros = [xp.zeros(a.shape[1:], dtype=a.dtype, device=a.device) for a in inputs]
+            _, y = step(carry, rebuild(xs, zeros))
+            return carry, tree_map(lambda a: xp.zeros((0, *a.shape), dtype=a.dtype, device=a.device), y)
+        stacked: list[Any] = []
+        for t in range(length - 1, -1, -1) if reverse else range(length):
+            carry, y = step(carry, rebuild(xs, [a[t, ...] for a in inputs]))
+            outputs = leaves(y)
+            if not stacked:
+                stacked = [xp.empty((length, *a.shape), dtype=a.dtype, device=a.device) for a in outputs]
+            for whole, part in zip(stacked, outputs, strict=True):
+                whole[t, ...] = part
+        return carry, rebuild(y, stacked)
+
+    # Blocks of time steps: a sequence is cut into blocks of a fixed length (the last one may be shorter), a body
+    # runs on them one after another, and its outputs are joined again. What stands between `split` and `join` is
+    # for the backend alone to know.
+
+    def split(self, tree: Any, size: int) -> Any:
+        """The tree's arrays cut along the leading axis into blocks of `size` steps."""
+        length = leaves(tree)[0].shape[0]
+        bounds = ((start, min(start + size, length)) for start in range(0, max(length, 1), size))
+        return tuple(tree_map(lambda a, s=s, e=e: a[s:e, ...], tree) for s, e in bounds)
+
+    def join(self, blocks: Any) -> Any:
+        """The arrays of `split`, or of the outputs of `each`, whole again."""
+        if len(blocks) == 1:
+            return blocks[0]
+        columns = zip(*(leaves(block) for block in blocks), strict=True)
+        return rebuild(blocks[0], [self.xp.concat(column, axis=0) for column in columns])
+
+    def each(self, body: Callable, carry: Any, *split: Any, reverse: bool = False) -> tuple[Any, Any]:
+        """body(carry, block, ...) -> carry, output over the blocks; the outputs as blocks, in time order."""
+        outputs = []
+        for block in zip(*(reversed(s) if reverse else s for s in split), strict=True):
+            carry, output = body(carry, *block)
+            outputs.append(output)
+        return carry, tuple(reversed(outputs) if reverse else outputs)
+
+    def jit(self, function: Callable) -> Callable:
+        """The function compiled as a whole where the library can, itself elsewhere."""
+        return function
+
+    def call(self, function: Callable, static: Any, *arguments: Any) -> Any:
+        """function(static, *arguments), compiled once for each `static` where the library compiles."""
+        return function(static, *arguments)
+
+    def custom_vjp(self, function: Callable, forward: Callable, backward: Callable) -> Callable:
+        """`function`, of which the library's own differentiation shall use forward and backward."""
+        return function
+
+    def is_concrete(self, tree: Any) -> bool:
+        """Whether values can be looked at now, and without waiting for a trace to be run."""
+        return True
+
+    def check_device(self, arrays: list[Any]) -> None:
+        """Raise TypeError unless all arrays are on one device."""
+
+    def scatter_add(self, values: Any, index: Any, size: int) -> Any:
+        """Zeros (size, D) with values[k], (K, D), added at row index[k], (K,)."""
+        rows = self.xp.arange(size, dtype=index.dtype, device=index.device)
+        return self.xp.astype(rows[:, None] == index[None, :], values.dtype) @ values

@@ -1,0 +1,150 @@
+"""JAX: jit, grad, TPU."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+
+from ._eager import Backend
+from ._tree import tree_map
+
+ROOTS = ("jax", "jaxlib")
+REMEDY = "pip install jax (or 'jax[cuda13]' for NVIDIA GPUs)"
+X64 = "set jax.config.update('jax_enable_x64', True) or JAX_ENABLE_X64=1 before the first array, or use float32"
+
+
+class JAX(Backend):
+    """JAX on one device, or on the default one."""
+
+    traces = True
+
+    def dtype(self, name: str) -> Any:
+        import jax
+
+        if name in ("float64", "complex128") and not jax.config.jax_enable_x64:
+            raise ValueError(f"dtype={name!r}: JAX would cut it to 32 bits; {X64}")
+        return super().dtype(name)
+
+    def _array(self, value: Any, dtype: Any) -> Any:
+        import jax
+
+        if not isinstance(value, jax.Array):
+            value = numpy.asarray(value)
+            if dtype is None and value.dtype.name in ("float64", "complex128"):
+                self.dtype(value.dtype.name)
+        array = self.xp.asarray(value, dtype=dtype)
+        return array if self.device is None else jax.device_put(array, self.device)
+
+    def _to_numpy(self, array: Any) -> numpy.ndarray:
+        return numpy.asarray(array)
+
+    def synchronize(self) -> None:
+        import jax
+
+        jax.effects_barrier()
+        for device in [self.device] if self.device is not None else jax.devices()[:1]:
+            jax.device_put(0.0, device).block_until_ready()  # a device runs what it is given in order
+
+    def scan(self, step: Callable, carry: Any, xs: Any, reverse: bool = False) -> tuple[Any, Any]:
+        import jax
+
+        return jax.lax.scan(step, carry, xs, reverse=reverse)
+
+    # Blocks are (all the full ones stacked or None, the shorter last one or None), so that a scan over blocks compiles once.
+
+    def split(self, tree: Any, size: int) -> Any:
+        import jax
+
+        length = jax.tree.leaves(tree)[0].shape[0]
+        full = length - length % size if length > size else 0
+        stacked = tree_map(lambda a: a[:full].reshape(full // size, size, *a.shape[1:]), tree) if full else None
+        tail = tree_map(lambda a: a[full:], tree) if full < length or not length else None
+        return stacked, tail
+
+    def join(self, blocks: Any) -> Any:
+        import jax
+
+        stacked, tail = blocks
+        if stacked is None:
+            return tail
+        whole = tree_map(lambda a: a.reshape(-1, *a.shape[2:]), stacked)
+        return whole if tail is None else jax.tree.map(lambda a, b: self.xp.concat([a, b]), whole, tail)
+
+    def each(self, body: Callable, carry: Any, *split: Any, reverse: bool = False) -> tuple[Any, Any]:
+        stacked, tail = zip(*split, strict=True)
+        outputs: list[Any] = [None, None]
+
+        def run_stacked(carry: Any) -> Any:
+            if stacked[0] is None:
+                return carry
+            carry, outputs[0] = self.scan(lambda c, block: body(c, *block), carry, stacked, reverse)
+            return carry
+
+        def run_tail(carry: Any) -> Any:
+            if tail[0] is None:
+                return carry
+            carry, outputs[1] = body(carry, *tail)
+            return carry
+
+        for run in (run_tail, run_stacked) if reverse else (run_stacked, run_tail):
+            carry = run(carry)
+        return carry, tuple(outputs)
+
+    def jit(self, function: Callable) -> Callable:
+        import jax
+
+        return jax.jit(function)
+
+    def call(self, function: Callable, static: Any, *arguments: Any) -> Any:
+        return _compiled(function)(static, *arguments)
+
+    def custom_vjp(self, function: Callable, forward: Callable, backward: Callable) -> Callable:
+        import jax
+
+        result = jax.custom_vjp(function)
+        result.defvjp(forward, backward)
+        return result
+
+    def is_concrete(self, tree: Any) -> bool:
+        import jax
+
+        return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+    def scatter_add(self, values: Any, index: Any, size: int) -> Any:
+        zeros = self.xp.zeros((size, *values.shape[1:]), dtype=values.dtype)
+        return zeros.at[index].add(values)
+
+
+@functools.cache
+def _compiled(function: Callable) -> Callable:
+    # One jit a function for the whole process: a fresh one a call would compile again each time.
+    import jax
+
+    return jax.jit(function, static_argnums=0)
+
+
+def open_backend(device: Any) -> Backend:
+    import jax
+    import jax.numpy
+
+    if isinstance(device, str):
+        platform, _, number = device.partition(":")
+        try:
+            device = jax.devices(platform)[int(number or 0)]
+        except (RuntimeError, IndexError, ValueError) as error:
+            known = ", ".join(f"{d.platform}:{d.id}" for d in jax.devices())
+            raise ValueError(f"device={device!r}: JAX has {known}") from error
+    return JAX("jax", jax.numpy, device)
+
+
+def describe() -> tuple[str, tuple[str, ...]]:
+    import jax
+
+    return jax.__version__, tuple(f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices())
+
+
+def accepts(kind: type) -> bool:
+    import jax
+
+    return issubclass(kind, jax.Array) or issubclass(kind, jax.core.Tracer)

@@ -1,0 +1,8 @@
+"""The cells: one file each, with the equations, the parameters, the step and its derivative, in that order."""
+
+from ._cell import Cell, Masked
+from .gru import GRUCell, GRUResetBeforeCell
+from .lstm import LSTMCell
+from .rnn import RNNCell
+
+__all__ = ["Cell", "GRUCell", "GRUResetBeforeCell", "LSTMCell", "Masked", "RNNCell"]

@@ -1,0 +1,442 @@
+"""What stands around a recurrent layer: Embedding, Linear, Dropout, Sequential, and the contract they all keep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy
+
+from . import initializers
+from . import masks as _masks
+from ._door import INTEGERS, check_array, check_float, check_params, check_rate, check_size, clean, dtype_name, valid_steps
+from .backends import Backend, backend, backend_of
+
+
+class Gradients(NamedTuple):
+    """What `backward` returns.
+
+    Attributes
+    ----------
+    params : dict
+        The gradients of the parameters, under the same keys.
+    x : array or None
+        The gradient of the input; None if it is made of integers.
+    state : array, tuple or None
+        The gradient of the initial state, of the state's form.
+    """
+
+    params: dict
+    x: Any
+    state: Any
+
+
+class Module:
+    """An immutable, hashable description of a function with parameters; the parameters are a flat dict beside it."""
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The parameters' names and shapes."""
+        return {}
+
+    def draw(self, rng: numpy.random.Generator) -> dict[str, numpy.ndarray]:
+        """The initial parameters in float64, on the host."""
+        return {}
+
+    def init(self, seed: Any = 0, backend: Any = None, dtype: str = "float32") -> dict[str, Any]:
+        """Fresh parameters: the same numbers on every backend, since NumPy draws them on the host.
+
+        Parameters
+        ----------
+        seed : int or numpy.random.Generator
+            Where the numbers come from.
+        backend : str or Backend, optional
+            Where they go; by default POLYRNN_BACKEND, else NumPy.
+        dtype : str
+            "float32" or "float64".
+
+        Returns
+        -------
+        dict of str to array
+        """
+        chosen = _open(backend)
+        drawn = self.draw(numpy.random.default_rng(seed))
+        return chosen.asarray(drawn, dtype=dtype)
+
+    def __call__(
+        self, params: dict, x: Any, state: Any = None, lengths: Any = None, seed: Any = None, masks: Any = None
+    ) -> tuple[Any, Any]:
+        """The output and the new state, as `forward` gives them, with nothing kept for a backward pass."""
+        y, state, _ = self.forward(params, x, state, lengths, seed, masks)
+        return y, state
+
+    def forward(
+        self, params: dict, x: Any, state: Any = None, lengths: Any = None, seed: Any = None, masks: Any = None
+    ) -> tuple[Any, Any, Any]:
+        """The output, the new state, and the tape that `backward` needs."""
+        raise NotImplementedError
+
+    def backward(self, tape: Any, dy: Any = None, dstate: Any = None) -> Gradients:
+        """The gradients of everything, from those of the output and of the final state; an absent one means zero."""
+        raise NotImplementedError
+
+    def step(self, params: dict, x: Any, state: Any = None) -> tuple[Any, Any]:
+        """One time step: x without the time axis -> y, state."""
+        raise NotImplementedError
+
+
+def _open(name: Any) -> Backend:
+    return backend(name)
+
+
+class Tape(NamedTuple):
+    """What a stateless module's forward leaves for its backward."""
+
+    params: dict
+    kept: Any
+    valid: Any
+    y: Any
+
+
+class Stateless(Module):
+    """A module without state: it gives `_run` and `_back`, on arrays of any leading shape."""
+
+    def _check(self, params: dict, x: Any) -> Backend:
+        raise NotImplementedError
+
+    def _run(self, backend: Backend, params: dict, x: Any, seed: Any, masks: Any) -> tuple[Any, Any]:
+        raise NotImplementedError
+
+    def _back(self, backend: Backend, params: dict, kept: Any, dy: Any) -> tuple[dict, Any]:
+        raise NotImplementedError
+
+    def forward(
+        self, params: dict, x: Any, state: Any = None, lengths: Any = None, seed: Any = None, masks: Any = None
+    ) -> tuple[Any, None, Tape]:
+        """The output (T, N, ...), no state, and the tape; with lengths, padding is read as zero and put out as zero."""
+        if state is not None:
+            raise ValueError(f"state: {type(self).__name__} has none; expected None")
+        found = self._check(params, x)
+        valid = None
+        if lengths is not None:
+            if x.ndim < 2:
+                raise ValueError(f"x has shape {tuple(x.shape)}; with lengths it must start with (T, N)")
+            valid = valid_steps(found, lengths, x.shape[0], x.shape[1], x)
+            x = clean(found.xp, valid, x)
+        y, kept = self._run(found, params, x, seed, masks)
+        return clean(found.xp, valid, y), None, Tape(params, kept, valid, y)
+
+    def backward(self, tape: Tape, dy: Any = None, dstate: Any = None) -> Gradients:
+        """The gradients of the parameters and of x; dy of the output's shape, or None for zero (then x is None too)."""
+        if dstate is not None:
+            raise ValueError(f"dstate: {type(self).__name__} has no state; expected None")
+        found = backend_of((tape.params, tape.y, dy), "tape and dy")
+        if dy is None:
+            return Gradients({name: found.xp.zeros_like(w) for name, w in tape.params.items()}, None, None)
+        check_array("dy", dy, tape.y.shape, dtype_name(tape.y))
+        grads, dx = self._back(found, tape.params, tape.kept, clean(found.xp, tape.valid, dy))
+        return Gradients(grads, clean(found.xp, tape.valid, dx), None)
+
+    def step(self, params: dict, x: Any, state: Any = None) -> tuple[Any, None]:
+        """One time step: x (N, ...) -> y (N, ...)."""
+        return self(params, x, state)
+
+
+@dataclass(frozen=True)
+class Embedding(Stateless):
+    """A table of vectors looked up by integer ids, as torch.nn.Embedding.
+
+    Parameters
+    ----------
+    num_embeddings : int
+        V, the number of ids; an id is 0 ... V-1.
+    embedding_dim : int
+        E, the length of a vector.
+
+    Notes
+    -----
+    Parameters: `weight` (V, E), initially N(0, 1). Ids of any integer dtype and shape; the output has one more axis.
+    Ids out of range raise ValueError; under a JAX trace they are clamped. The gradient of x is None.
+
+    Examples
+    --------
+    >>> import numpy as np, polyrnn as pr
+    >>> table = pr.Embedding(7, 3)
+    >>> y, _ = table(table.init(seed=0), np.array([[1, 6]]))
+    >>> y.shape
+    (1, 2, 3)
+    """
+
+    num_embeddings: int
+    embedding_dim: int
+
+    def __post_init__(self) -> None:
+        check_size("num_embeddings", self.num_embeddings)
+        check_size("embedding_dim", self.embedding_dim)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """weight (V, E)."""
+        return {"weight": (self.num_embeddings, self.embedding_dim)}
+
+    def draw(self, rng: numpy.random.Generator) -> dict[str, numpy.ndarray]:
+        """N(0, 1)."""
+        return {"weight": initializers.normal()(rng, self.shapes()["weight"])}
+
+    def _check(self, params: dict, x: Any) -> Backend:
+        found = backend_of((params, x), "params and x")
+        check_params(params, self.shapes(), "Embedding")
+        if dtype_name(x) not in INTEGERS:
+            raise TypeError(f"x has dtype {dtype_name(x)}; ids are whole numbers: expected an integer dtype")
+        return found
+
+    def _run(self, backend: Backend, params: dict, x: Any, seed: Any, masks: Any) -> tuple[Any, Any]:
+        xp, last = backend.xp, self.num_embeddings - 1
+        flat = xp.reshape(x, (-1,))
+        if backend.is_concrete(flat):
+            # A GPU would wrap an id silently, so the two extremes are looked at on the host.
+            if flat.shape[0] and not 0 <= (low := int(xp.min(flat))) <= (high := int(xp.max(flat))) <= last:
+                wrong = low if low < 0 else high
+                raise ValueError(f"x holds the id {wrong}; expected 0 <= id < num_embeddings = {self.num_embeddings}")
+        else:
+            flat = xp.clip(flat, 0, last)
+        return xp.reshape(xp.take(params["weight"], flat, axis=0), (*x.shape, self.embedding_dim)), flat
+
+    def _back(self, backend: Backend, params: dict, kept: Any, dy: Any) -> tuple[dict, Any]:
+        rows = backend.xp.reshape(dy, (-1, self.embedding_dim))
+        return {"weight": backend.scatter_add(rows, kept, self.num_embeddings)}, None
+
+
+@dataclass(frozen=True)
+class Linear(Stateless):
+    """y = x W^T + b on the last axis, as torch.nn.Linear.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        The last axis of x and of y.
+    bias : bool
+        Whether there is a b.
+
+    Notes
+    -----
+    Parameters: `weight` (out, in), `bias` (out,), initially U(-1/sqrt(in), 1/sqrt(in)). With the gradient dy:
+    dx = dy W, dW = sum dy^T x and db = sum dy over all leading axes.
+
+    Examples
+    --------
+    >>> import numpy as np, polyrnn as pr
+    >>> head = pr.Linear(3, 2)
+    >>> y, _ = head(head.init(seed=0), np.zeros((5, 4, 3), dtype="float32"))
+    >>> y.shape
+    (5, 4, 2)
+    """
+
+    in_features: int
+    out_features: int
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        check_size("in_features", self.in_features)
+        check_size("out_features", self.out_features)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """weight (out, in) and bias (out,)."""
+        shapes: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
+        return shapes | ({"bias": (self.out_features,)} if self.bias else {})
+
+    def draw(self, rng: numpy.random.Generator) -> dict[str, numpy.ndarray]:
+        """U(-1/sqrt(in), 1/sqrt(in)), as PyTorch."""
+        draw = initializers.uniform(self.in_features**-0.5)
+        return {name: draw(rng, shape) for name, shape in self.shapes().items()}
+
+    def _check(self, params: dict, x: Any) -> Backend:
+        found = backend_of((params, x), "params and x")
+        dtype = check_params(params, self.shapes(), "Linear")
+        if x.ndim < 1:
+            raise ValueError(f"x has shape (); expected (..., {self.in_features})")
+        check_array("x", x, (None,) * (x.ndim - 1) + (self.in_features,), dtype, "(..., in_features)")
+        return found
+
+    def _run(self, backend: Backend, params: dict, x: Any, seed: Any, masks: Any) -> tuple[Any, Any]:
+        xp = backend.xp
+        flat = xp.reshape(x, (-1, self.in_features))  # one product, whatever the leading axes
+        y = flat @ params["weight"].mT
+        y = y + params["bias"] if self.bias else y
+        return xp.reshape(y, (*x.shape[:-1], self.out_features)), flat
+
+    def _back(self, backend: Backend, params: dict, kept: Any, dy: Any) -> tuple[dict, Any]:
+        xp = backend.xp
+        flat = xp.reshape(dy, (-1, self.out_features))
+        grads = {"weight": flat.mT @ kept}
+        if self.bias:
+            grads["bias"] = xp.sum(flat, axis=0)
+        return grads, xp.reshape(flat @ params["weight"], (*dy.shape[:-1], self.in_features))
+
+
+@dataclass(frozen=True)
+class Dropout(Stateless):
+    """Sets elements to zero with probability p and divides the others by 1 - p, when a seed is given.
+
+    Parameters
+    ----------
+    p : float
+        The probability of a zero, 0 <= p < 1.
+
+    Notes
+    -----
+    Without a seed it does nothing. The same seed gives the same mask on every backend, under jit too. `masks`
+    replaces it: a boolean array of x's shape, True where an element is kept.
+
+    Source: N. Srivastava et al., Dropout, JMLR 15 (2014), in the inverted form.
+
+    Examples
+    --------
+    >>> import numpy as np, polyrnn as pr
+    >>> y, _ = pr.Dropout(0.5)({}, np.ones((2, 4), dtype="float32"), seed=1)
+    >>> sorted(set(y.ravel().tolist()))
+    [0.0, 2.0]
+    """
+
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_rate("p", self.p)
+
+    def _check(self, params: dict, x: Any) -> Backend:
+        check_params(params, {}, "Dropout")
+        check_float("x", x)
+        return backend_of(x, "x")
+
+    def _run(self, backend: Backend, params: dict, x: Any, seed: Any, masks: Any) -> tuple[Any, Any]:
+        xp = backend.xp
+        keep = masks
+        if masks is not None:
+            backend_of((x, masks), "x and masks")
+            if dtype_name(masks) != "bool":
+                raise TypeError(f"masks has dtype {dtype_name(masks)}; expected bool")
+            check_array("masks", masks, x.shape, "bool")
+        elif seed is not None and self.p:
+            keep = _masks.keep_mask(xp, _masks.fold(xp, seed, 0, x.device), x.shape, self.p, x.device)
+        return self._drop(xp, keep, x), keep
+
+    def _back(self, backend: Backend, params: dict, kept: Any, dy: Any) -> tuple[dict, Any]:
+        return {}, self._drop(backend.xp, kept, dy)
+
+    def _drop(self, xp: Any, keep: Any, x: Any) -> Any:
+        return x if keep is None else xp.where(keep, x * (1 / (1 - self.p)), xp.zeros_like(x))
+
+
+class SequentialTape(NamedTuple):
+    """The members' tapes."""
+
+    tapes: tuple
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Sequential(Module):
+    """Modules one after another; the parameters' names are joined with dots.
+
+    Parameters
+    ----------
+    *modules : Module
+        Named "0", "1", ... as torch.nn.Sequential does.
+    **named : Module
+        Or modules with names of their own.
+
+    Notes
+    -----
+    The state is a tuple with one entry a member (None for one that has no state). A seed goes to each member folded
+    with its position; `masks` is a tuple with one entry a member.
+
+    Examples
+    --------
+    >>> import numpy as np, polyrnn as pr
+    >>> model = pr.Sequential(embedding=pr.Embedding(11, 5), lstm=pr.LSTM(5, 7), head=pr.Linear(7, 11))
+    >>> params = model.init(seed=0)
+    >>> sorted(params)[:2]
+    ['embedding.weight', 'head.bias']
+    >>> logits, state = model(params, np.array([[1, 2], [3, 4], [5, 6]]))
+    >>> logits.shape
+    (3, 2, 11)
+    """
+
+    members: tuple[tuple[str, Module], ...]
+
+    def __init__(self, *modules: Module, **named: Module) -> None:
+        members = (*((str(k), module) for k, module in enumerate(modules)), *named.items())
+        for name, module in members:
+            if not isinstance(module, Module):
+                raise TypeError(f"Sequential: {name} is {module!r}; expected a module such as polyrnn.Linear(3, 2)")
+        if not members:
+            raise ValueError("Sequential: expected at least one module")
+        object.__setattr__(self, "members", members)
+
+    def __repr__(self) -> str:
+        return f"Sequential({', '.join(f'{name}={module!r}' for name, module in self.members)})"
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Those of the members, with their names in front."""
+        return {f"{name}.{key}": shape for name, module in self.members for key, shape in module.shapes().items()}
+
+    def draw(self, rng: numpy.random.Generator) -> dict[str, numpy.ndarray]:
+        """Those of the members, drawn in order."""
+        return {f"{name}.{key}": value for name, module in self.members for key, value in module.draw(rng).items()}
+
+    def _parts(self, params: dict) -> list[dict]:
+        """Each member's own parameters, by their own names."""
+        shapes = self.shapes()
+        if not isinstance(params, dict) or params.keys() != shapes.keys():
+            check_params(params, shapes, "Sequential")
+        return [{key: params[f"{name}.{key}"] for key in module.shapes()} for name, module in self.members]
+
+    def _entries(self, name: str, value: Any) -> tuple:
+        count = len(self.members)
+        if value is None:
+            return (None,) * count
+        if not isinstance(value, tuple) or len(value) != count:
+            raise ValueError(f"{name}: expected a tuple with one entry for each of the {count} members, or None")
+        return value
+
+    def _run(self, call: str, params: dict, x: Any, state: Any, lengths: Any, seed: Any, masks: Any) -> list:
+        results = []
+        states, given = self._entries("state", state), self._entries("masks", masks)
+        for k, (part, (_, module)) in enumerate(zip(self._parts(params), self.members, strict=True)):
+            key = None if seed is None else _masks.fold(backend_of(part or x).xp, seed, k)
+            results.append(getattr(module, call)(part, x, states[k], lengths, key, given[k]))
+            x = results[-1][0]
+        return results
+
+    def __call__(
+        self, params: dict, x: Any, state: Any = None, lengths: Any = None, seed: Any = None, masks: Any = None
+    ) -> tuple[Any, tuple]:
+        """The last member's output, and the members' states."""
+        results = self._run("__call__", params, x, state, lengths, seed, masks)
+        return results[-1][0], tuple(state for _, state in results)
+
+    def forward(
+        self, params: dict, x: Any, state: Any = None, lengths: Any = None, seed: Any = None, masks: Any = None
+    ) -> tuple[Any, tuple, SequentialTape]:
+        """The last member's output, the members' states, and their tapes."""
+        results = self._run("forward", params, x, state, lengths, seed, masks)
+        return results[-1][0], tuple(r[1] for r in results), SequentialTape(tuple(r[2] for r in results))
+
+    def backward(self, tape: SequentialTape, dy: Any = None, dstate: Any = None) -> Gradients:
+        """The gradients of all members."""
+        params: dict[str, Any] = {}
+        before: list[Any] = []
+        states = self._entries("dstate", dstate)
+        for k, (name, module) in reversed(list(enumerate(self.members))):
+            grads = module.backward(tape.tapes[k], dy, states[k])
+            params |= {f"{name}.{key}": value for key, value in grads.params.items()}
+            before.append(grads.state)
+            dy = grads.x
+        return Gradients({key: params[key] for key in self.shapes()}, dy, tuple(reversed(before)))
+
+    def step(self, params: dict, x: Any, state: Any = None) -> tuple[Any, tuple]:
+        """One time step through all members."""
+        states = []
+        for part, (_, module), before in zip(
+            self._parts(params), self.members, self._entries("state", state), strict=True
+        ):
+            x, after = module.step(part, x, before)
+            states.append(after)
+        return x, tuple(states)
