@@ -37,7 +37,7 @@ def forward(
     `valid` (T, 1, N), if given, says where the sequences still run: elsewhere y is zero and the state stands still.
     """
     if kernel := kernels.find(backend, cell, x, valid):
-        y, state, residuals = kernel.forward(cell, params, x, state, keep)
+        y, state, residuals = kernel.forward(cell, params, x, state, valid, steps_per_block(x.shape[2]), keep)
         return y, state, Tape(x, valid, residuals) if keep else None
     xp = backend.xp
     inputs = x
@@ -68,7 +68,7 @@ def backward(
     `dy` holds, for each of the cell's states, the upstream gradient of that state at every step, (T, H, N) or None;
     `dstate` that of the final state. Both are zero where not valid.
     """
-    if kernel := kernels.of_tape(tape.residuals):
+    if kernel := kernels.find(backend, cell, tape.x, tape.valid):
         return kernel.backward(cell, params, tape.x, tape.residuals, dy, dstate)
     xp = backend.xp
     x, valid, residuals = tape

@@ -1,3 +1,115 @@
-"""Optional recurrences written for one library, each equal to the reference and chosen only where it is faster."""
-def find(backend, cell, x, valid): return None
-def of_tape(r): return None
+"""Optional recurrences, each written for one library and equal to the reference, used where they are faster.
+
+A kernel runs a whole sequence of one cell, forward and back. It is registered here by backend and cell; nothing else
+in the library knows of it. The reference (`polyrnn.recurrence`) runs wherever there is none, and whenever kernels are
+switched off by `use_kernels(False)` or by the environment variable POLYRNN_KERNELS=off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import importlib
+import os
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from ..backends import Backend
+from ..cells import Cell, GRUCell, LSTMCell, RNNCell
+
+__all__ = ["Kernel", "find", "kernels_in_use", "use_kernels"]
+
+
+class Kernel(Protocol):
+    """What a kernel gives: the recurrence of one cell, with the residuals of the cell itself, in blocks of steps."""
+
+    name: str
+
+    def supports(self, x: Any, valid: Any) -> bool:
+        """Whether it can run on this input."""
+
+    def forward(
+        self, cell: Any, params: dict, x: Any, state: tuple, valid: Any, size: int, keep: bool
+    ) -> tuple[Any, tuple, Any]:
+        """X (T, I, N), in blocks of `size` steps -> y (T, H, N), the final state, the residuals if `keep`."""
+
+    def backward(
+        self, cell: Any, params: dict, x: Any, residuals: tuple, dy: tuple, dstate: tuple
+    ) -> tuple[dict, Any, tuple]:
+        """-> the gradients of the parameters, of x, and of the initial state."""
+
+
+# backend, cell -> the module of this package and the name in it
+_REGISTRY: dict[tuple[str, type[Cell]], tuple[str, str]] = {
+    ("numpy", RNNCell): ("_numpy", "RNN"),
+    ("numpy", LSTMCell): ("_numpy", "LSTM"),
+    ("numpy", GRUCell): ("_numpy", "GRU"),
+}
+_switch: contextvars.ContextVar[bool | None] = contextvars.ContextVar("polyrnn_kernels", default=None)
+
+
+@functools.cache
+def _load(backend: str, cell: type[Cell]) -> Kernel | None:
+    if (backend, cell) not in _REGISTRY:
+        return None
+    module, name = _REGISTRY[backend, cell]
+    return getattr(importlib.import_module(f".{module}", __package__), name)()
+
+
+def _on() -> bool:
+    chosen = _switch.get()
+    return os.environ.get("POLYRNN_KERNELS", "").lower() not in ("off", "0") if chosen is None else chosen
+
+
+def find(backend: Backend, cell: Cell, x: Any, valid: Any) -> Kernel | None:
+    """The kernel for this recurrence, or None where the reference is to run."""
+    kernel = _load(backend.name, type(cell)) if _on() else None
+    return kernel if kernel and kernel.supports(x, valid) else None
+
+
+def kernels_in_use() -> dict[str, str]:
+    """Which kernels are used, by backend and cell; empty when they are switched off.
+
+    Returns
+    -------
+    dict of str to str
+        Such as {"numpy LSTM": "numpy in-place"}.
+
+    Examples
+    --------
+    >>> import polyrnn as pr
+    >>> with pr.use_kernels(False):
+    ...     pr.kernels_in_use()
+    {}
+    """
+    if not _on():
+        return {}
+    loaded = {(name, cell): _load(name, cell) for name, cell in _REGISTRY}
+    return {
+        f"{name} {cell.__name__.removesuffix('Cell')}": kernel.name for (name, cell), kernel in loaded.items() if kernel
+    }
+
+
+@contextlib.contextmanager
+def use_kernels(on: bool) -> Iterator[None]:
+    """Switch kernels on or off within a `with` block, for this thread or task alone.
+
+    Parameters
+    ----------
+    on : bool
+        False: the reference runs. True: kernels run even where POLYRNN_KERNELS says off.
+
+    Examples
+    --------
+    >>> import polyrnn as pr
+    >>> with pr.use_kernels(False):
+    ...     y, h = pr.RNN(3, 5)(pr.RNN(3, 5).init(), pr.backend("numpy").asarray([[[1.0, 2.0, 3.0]]], dtype="float32"))
+    >>> y.shape
+    (1, 1, 5)
+    """
+    token = _switch.set(bool(on))
+    try:
+        yield
+    finally:
+        _switch.reset(token)

@@ -1,0 +1,369 @@
+"""The recurrences of RNN, LSTM and GRU for NumPy, in place: `out=` everywhere, buffers made once.
+
+The equations and their numbers are those of the cells. Two things differ from the reference, and neither changes the
+mathematics:
+
+- Forward, the weights of the sigmoids are halved: sigmoid(z) = tanh(z/2)/2 + 1/2 then costs one `tanh` over all gates
+  and one multiply-add over the sigmoids, which stand together.
+- Backward, every pre-activation gradient is linear in dh and dc, with coefficients that are known before the loop.
+  They are formed for a block of steps at once; the loop does one product and a handful of point-wise calls.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from ..cells import gru, lstm, rnn
+from ..cells._cell import MaskedResidual
+
+Array = np.ndarray
+LEAST_STEPS = 4  # below, preparing the weights costs more than it saves
+LEAST_COLUMNS = 16  # below, one flat product and a transposition beat a product for each step
+
+
+class InPlace:
+    """What the recurrences share: the blocks of steps, and everything that is hoisted out of the loop."""
+
+    name = "numpy in-place"
+
+    def supports(self, x: Array, valid: Any) -> bool:
+        """Sequences of a few steps or more, in float32 or float64."""
+        return x.shape[0] >= LEAST_STEPS and x.dtype in (np.float32, np.float64)
+
+    def prepare(self, cell: Any, params: dict) -> tuple[Array, Array, Array | None, Array | None]:
+        """W, U, the bias of the input's share and that of the recurrent product, as the loop wants them."""
+        W, U, b_ih = params["weight_ih"], params["weight_hh"], params.get("bias_ih")
+        return W, U, None if b_ih is None else b_ih + params["bias_hh"], None
+
+    def make(self, k: int, H: int, N: int, dtype: Any) -> tuple[Array, ...]:
+        """Buffers for the residuals of k steps; of one step, used again and again, where none are kept."""
+        raise NotImplementedError
+
+    def step(self, cell: Any, z: Array, pre: Array, b: Array | None, row: tuple) -> None:
+        """One step; z is U h_{t-1}; `row` is the states before, the states after (to be filled), and the buffers."""
+        raise NotImplementedError
+
+    def residual(self, states: tuple, buffers: tuple) -> Any:
+        """The cell's own residual of a block, of views; `states` are those before and after each step."""
+        raise NotImplementedError
+
+    def forward(
+        self, cell: Any, params: dict, x: Array, state: tuple, valid: Array | None, size: int, keep: bool
+    ) -> tuple[Array, tuple, Any]:
+        """X (T, I, N) -> y (T, H, N), the final state, and the residuals of the cell in blocks of `size` steps."""
+        T, _, N = x.shape
+        W, U, b, b_rec = self.prepare(cell, params)
+        H, dtype = U.shape[1], x.dtype
+        # The first state is the output and needs every step; the others only where they are kept.
+        states = tuple(np.empty((T + 1 if keep or k == 0 else 1, H, N), dtype) for k in range(len(state)))
+        for whole, first in zip(states, state, strict=True):
+            whole[0] = first
+        project = _Projection(W, b, min(size, T), N)
+        z, blocks = np.empty((U.shape[0], N), dtype), []
+        buffers = () if keep else self.make(1, H, N, dtype)
+        for start in range(0, T, size):
+            end = min(start + size, T)
+            if keep:
+                buffers = self.make(end - start, H, N, dtype)
+            before = (s[start:end] if len(s) > 1 else itertools.repeat(s[0]) for s in states)
+            after = (s[start + 1 : end + 1] if len(s) > 1 else itertools.repeat(s[0]) for s in states)
+            rows = zip(*before, *after, *(buffers if keep else (itertools.repeat(a[0]) for a in buffers)), strict=False)
+            for t, (pre, row) in enumerate(zip(project(x[start:end]), rows, strict=False), start):
+                old = () if valid is None else tuple(s.copy() for s in row[: len(states)])
+                np.matmul(U, row[0], out=z)
+                self.step(cell, z, pre, b_rec, row)
+                for new, was in zip(row[len(states) :], old, strict=False):
+                    np.copyto(new, was, where=~valid[t])  # type: ignore[index]
+            if keep:
+                residual = self.residual(tuple(whole[start : end + 1] for whole in states), buffers)
+                blocks.append(residual if valid is None else MaskedResidual(residual, valid[start:end]))
+        y = states[0][1:] if valid is None else np.where(valid, states[0][1:], np.zeros((), dtype))
+        return y, tuple(whole[-1].copy() for whole in states), tuple(blocks)
+
+    def coefficients(self, cell: Any, residual: Any, valid: Array | None) -> tuple[Array, ...]:
+        """Of a block: the array that becomes the pre-activation gradients in the loop, and the others it needs."""
+        raise NotImplementedError
+
+    def step_backward(self, parts: tuple, U_T: Array, dstate: tuple, spare: Array) -> None:
+        """One step back, in place in `parts` and in `dstate`."""
+        raise NotImplementedError
+
+    def gradients(self, dz: Array) -> tuple[Array, Array]:
+        """Dpre and drec (G*H, k*N), from what `coefficients` made and the loop filled."""
+        columns = _columns(dz)
+        return columns, columns
+
+    def backward(
+        self, cell: Any, params: dict, x: Array, residuals: tuple, dy: tuple, dstate: tuple
+    ) -> tuple[dict, Array, tuple]:
+        """-> the gradients of the parameters, of x (T, I, N), and of the initial state."""
+        T, I, N = x.shape
+        W, U_T = params["weight_ih"], params["weight_hh"].T
+        grads = {name: np.zeros_like(weight) for name, weight in params.items()}
+        dx = np.empty((T, N, I), x.dtype)  # the layout of the door, so that it needs no copy there
+        dstate = tuple(np.array(d, order="C") for d in dstate)
+        spare, end = np.empty_like(dstate[0]), T
+        for residual in reversed(residuals):
+            valid = None
+            if isinstance(residual, MaskedResidual):
+                residual, valid = residual
+            k = residual.h_prev.shape[0]
+            start = end - k
+            above = tuple(None if d is None else np.ascontiguousarray(d[start:end]) for d in dy)
+            parts = self.coefficients(cell, residual, valid)
+            given = [
+                (d, iter(upstream[::-1])) for d, upstream in zip(dstate, above, strict=True) if upstream is not None
+            ]
+            for row in zip(*(part[::-1] for part in parts), strict=True):
+                for d, upstream in given:
+                    d += next(upstream)
+                self.step_backward(row, U_T, dstate, spare)
+            dpre, drec = self.gradients(parts[0])
+            grads["weight_ih"] += dpre @ _columns(x[start:end]).T
+            grads["weight_hh"] += drec @ _columns(residual.h_prev).T
+            if "bias_ih" in grads:
+                grads["bias_ih"] += dpre.sum(axis=1)
+                grads["bias_hh"] += drec.sum(axis=1)
+            np.matmul(dpre.T, W, out=dx[start:end].reshape(k * N, I))
+            end = start
+        return grads, dx.transpose(0, 2, 1), dstate
+
+
+class _Projection:
+    """W x_t + b for a block of steps as (k, G*H, N): contiguous, since the loop adds it step by step."""
+
+    def __init__(self, W: Array, b: Array | None, k: int, N: int) -> None:
+        rows, I = W.shape
+        self.W = W if b is None else np.concatenate((W, b[:, None]), axis=1)  # b meets a row of ones in x
+        self.flat = N < LEAST_COLUMNS
+        shape = (k, N, self.W.shape[1]) if self.flat else (k, self.W.shape[1], N)
+        self.x = np.ones(shape, W.dtype)
+        self.inputs = self.x[..., :I] if self.flat else self.x[:, :I]
+        self.out = np.empty((k, rows, N), W.dtype)
+
+    def __call__(self, x: Array) -> Array:
+        k, _, N = x.shape
+        if self.flat:
+            self.inputs[:k] = x.transpose(0, 2, 1)
+            z = self.x[:k].reshape(k * N, -1) @ self.W.T
+            return np.ascontiguousarray(z.reshape(k, N, -1).transpose(0, 2, 1))
+        self.inputs[:k] = x
+        return np.matmul(self.W, self.x[:k], out=self.out[:k])
+
+
+def _columns(block: Array) -> Array:
+    """(k, rows, N) as (rows, k*N): a view where the block came from the door as (k, N, rows), else one copy."""
+    k, rows, N = block.shape
+    return block.transpose(1, 0, 2).reshape(rows, k * N)
+
+
+def _halve(weight: Array | None, rows: int, order: tuple[slice, ...] = ()) -> Array | None:
+    """A copy of the weight or bias with its gate blocks in `order` and the first `rows` rows halved."""
+    if weight is None:
+        return None
+    copy = np.concatenate([weight[block] for block in order]) if order else weight.copy()
+    copy[:rows] *= 0.5
+    return copy
+
+
+def _logistic(a: Array) -> None:
+    """tanh(z/2) -> sigmoid(z)."""
+    a *= 0.5
+    a += 0.5
+
+
+def _one_minus_square(a: Array, out: Array) -> None:
+    np.multiply(a, a, out=out)
+    np.subtract(1, out, out=out)
+
+
+def _slope(s: Array, out: Array) -> None:
+    """S (1 - s), the derivative of the sigmoid."""
+    np.subtract(1, s, out=out)
+    out *= s
+
+
+class RNN(InPlace):
+    """z becomes h by (1) and (2) of `cells/rnn.py`; backward, dz = dh * phi'(z)."""
+
+    def make(self, k: int, H: int, N: int, dtype: Any) -> tuple[Array, ...]:
+        return ()
+
+    def step(self, cell: Any, z: Array, pre: Array, b: Array | None, row: tuple) -> None:
+        _, h = row
+        z += pre  # (1)
+        if cell.nonlinearity == "tanh":  # (2)
+            np.tanh(z, out=h)
+        else:
+            np.maximum(z, 0, out=h)
+
+    def residual(self, states: tuple, buffers: tuple) -> rnn.Residual:
+        (h,) = states
+        return rnn.Residual(h[:-1], h[1:])
+
+    def coefficients(self, cell: Any, residual: Any, valid: Array | None) -> tuple[Array, ...]:
+        A = np.empty(residual.h.shape, residual.h.dtype)
+        if cell.nonlinearity == "tanh":
+            _one_minus_square(residual.h, A)
+        else:
+            np.greater(residual.h, 0, out=A, casting="unsafe")
+        if valid is None:
+            return (A,)
+        A *= valid
+        return A, ~valid
+
+    def step_backward(self, parts: tuple, U_T: Array, dstate: tuple, spare: Array) -> None:
+        (dh,) = dstate
+        A, *stands = parts
+        A *= dh  # (3)
+        _carry(U_T, A, dh, stands, spare)  # (4)
+
+
+def _carry(U_T: Array, dz: Array, dh: Array, stands: list, spare: Array) -> None:
+    """Dh <- U^T dz; where the state stood still, dh stays."""
+    if stands:
+        np.multiply(dh, stands[0], out=spare)
+    np.matmul(U_T, dz, out=dh)
+    if stands:
+        dh += spare
+
+
+class LSTM(InPlace):
+    """Gates in the order i f o g forward, so that the sigmoids stand together; i f g o, the parameters', backward."""
+
+    def prepare(self, cell: Any, params: dict) -> tuple[Array, Array, Array | None, Array | None]:
+        W, U, b, _ = super().prepare(cell, params)
+        H = U.shape[1]
+        order = (slice(0, 2 * H), slice(3 * H, 4 * H), slice(2 * H, 3 * H))
+        return _halve(W, 3 * H, order), _halve(U, 3 * H, order), _halve(b, 3 * H, order), None  # type: ignore[return-value]
+
+    def make(self, k: int, H: int, N: int, dtype: Any) -> tuple[Array, ...]:
+        return np.empty((k, 4 * H, N), dtype), np.empty((k, H, N), dtype)
+
+    def step(self, cell: Any, z: Array, pre: Array, b: Array | None, row: tuple) -> None:
+        _, c_prev, h, c, gates, tanh_c = row
+        H = h.shape[0]
+        z += pre  # (1)
+        np.tanh(z, out=gates)  # (2)
+        _logistic(gates[: 3 * H])
+        i, f, o, g = gates[:H], gates[H : 2 * H], gates[2 * H : 3 * H], gates[3 * H :]
+        np.multiply(f, c_prev, out=c)  # (3)
+        np.multiply(i, g, out=tanh_c)
+        c += tanh_c
+        np.tanh(c, out=tanh_c)  # (4)
+        np.multiply(o, tanh_c, out=h)
+
+    def residual(self, states: tuple, buffers: tuple) -> lstm.Residual:
+        (h, c), (gates, tanh_c) = states, buffers
+        H = h.shape[1]
+        i, f, o, g = (gates[:, k * H : (k + 1) * H] for k in range(4))
+        return lstm.Residual(h[:-1], c[:-1], i, f, g, o, tanh_c)
+
+    def coefficients(self, cell: Any, residual: Any, valid: Array | None) -> tuple[Array, ...]:
+        _, c_prev, i, f, g, o, tanh_c = residual
+        k, H, N = i.shape
+        A = np.empty((k, 4, H, N), i.dtype)
+        _slope(i, A[:, 0])  # (6), but for dc and dh
+        A[:, 0] *= g
+        _slope(f, A[:, 1])
+        A[:, 1] *= c_prev
+        _one_minus_square(g, A[:, 2])
+        A[:, 2] *= i
+        _slope(o, A[:, 3])
+        A[:, 3] *= tanh_c
+        into_c = np.empty_like(A[:, 0], order="C")  # (5)
+        _one_minus_square(tanh_c, into_c)
+        into_c *= o
+        if valid is None:
+            return A, into_c, f
+        A *= valid[:, None]
+        into_c *= valid
+        return A, into_c, np.where(valid, f, np.ones((), f.dtype)), ~valid
+
+    def step_backward(self, parts: tuple, U_T: Array, dstate: tuple, spare: Array) -> None:
+        dh, dc = dstate
+        A, into_c, f, *stands = parts
+        np.multiply(dh, into_c, out=into_c)  # (5)
+        dc += into_c
+        A[:3] *= dc  # (6)
+        A[3] *= dh
+        dc *= f  # (7)
+        _carry(U_T, A.reshape(-1, A.shape[-1]), dh, stands, spare)  # (8)
+
+    def gradients(self, dz: Array) -> tuple[Array, Array]:
+        return super().gradients(dz.reshape(dz.shape[0], -1, dz.shape[-1]))
+
+
+class GRU(InPlace):
+    """Reset after. Backward, the four blocks are dp_n, dr, dz, dq_n: the last three are the recurrent operand."""
+
+    def prepare(self, cell: Any, params: dict) -> tuple[Array, Array, Array | None, Array | None]:
+        W, U, b, b_hh = params["weight_ih"], params["weight_hh"], params.get("bias_ih"), params.get("bias_hh")
+        H = U.shape[1]
+        if b is not None and b_hh is not None:  # of b_hh only b_hn must wait for the reset gate
+            b = b.copy()
+            b[: 2 * H] += b_hh[: 2 * H]
+            b_hh = b_hh[2 * H :, None]
+        return _halve(W, 2 * H), _halve(U, 2 * H), _halve(b, 2 * H), b_hh  # type: ignore[return-value]
+
+    def make(self, k: int, H: int, N: int, dtype: Any) -> tuple[Array, ...]:
+        return np.empty((k, 3 * H, N), dtype), np.empty((k, H, N), dtype)
+
+    def step(self, cell: Any, z: Array, pre: Array, b: Array | None, row: tuple) -> None:
+        h_prev, h, gates, q_n = row
+        H = h.shape[0]
+        np.add(z[: 2 * H], pre[: 2 * H], out=gates[: 2 * H])  # (2)
+        np.tanh(gates[: 2 * H], out=gates[: 2 * H])
+        _logistic(gates[: 2 * H])
+        r, update, n = gates[:H], gates[H : 2 * H], gates[2 * H :]
+        if b is None:
+            q_n[...] = z[2 * H :]
+        else:
+            np.add(z[2 * H :], b, out=q_n)
+        np.multiply(r, q_n, out=n)  # (3)
+        n += pre[2 * H :]
+        np.tanh(n, out=n)
+        np.subtract(h_prev, n, out=h)  # (4), as n + z (h_prev - n)
+        h *= update
+        h += n
+
+    def residual(self, states: tuple, buffers: tuple) -> gru.Residual:
+        (h,), (gates, q_n) = states, buffers
+        H = h.shape[1]
+        r, z, n = (gates[:, k * H : (k + 1) * H] for k in range(3))
+        return gru.Residual(h[:-1], r, z, n, q_n)
+
+    def coefficients(self, cell: Any, residual: Any, valid: Array | None) -> tuple[Array, ...]:
+        h_prev, r, z, n, q_n = residual
+        k, H, N = r.shape
+        A = np.empty((k, 4, H, N), r.dtype)
+        dp_n, dr, dz, dq_n = (A[:, m] for m in range(4))
+        np.subtract(1, z, out=dp_n)  # (5), but for dh
+        _one_minus_square(n, dq_n)
+        dp_n *= dq_n
+        np.multiply(dp_n, r, out=dq_n)  # (6)
+        _slope(r, dr)  # (7)
+        dr *= q_n
+        dr *= dp_n
+        _slope(z, dz)
+        dz *= h_prev - n
+        if valid is None:
+            return A, z
+        A *= valid[:, None]
+        return A, np.where(valid, z, np.ones((), z.dtype))
+
+    def step_backward(self, parts: tuple, U_T: Array, dstate: tuple, spare: Array) -> None:
+        (dh,) = dstate
+        A, z = parts
+        A *= dh
+        np.multiply(dh, z, out=spare)
+        np.matmul(U_T, A[1:].reshape(-1, A.shape[-1]), out=dh)  # (8)
+        dh += spare
+
+    def gradients(self, dz: Array) -> tuple[Array, Array]:
+        columns = _columns(dz.reshape(dz.shape[0], -1, dz.shape[-1]))
+        H = dz.shape[2]
+        return np.concatenate((columns[H : 3 * H], columns[:H])), columns[H:]
