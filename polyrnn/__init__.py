@@ -1,6 +1,14 @@
-"""Recurrent networks whose mathematics is written once and runs on NumPy, CuPy and JAX."""
+"""Recurrent networks whose mathematics is written once, and runs unchanged on NumPy, CuPy and JAX.
 
-from .backends import Backend, BackendUnavailable, available_backends, backend, backend_of
+Layers `RNN`, `LSTM`, `GRU` with hand-written backward passes; the textbook functions `rnn_forward` ...
+`lstm_backward`; and around them modules, losses, optimisers and a gradient checker. See the README.
+"""
+
+import importlib
+from typing import Any
+
+from .backends import Availability, Backend, BackendUnavailable, available_backends, backend, backend_of
+from .checkpoint import load, save
 from .functional import (
     gru_backward,
     gru_cell_backward,
@@ -17,7 +25,77 @@ from .functional import (
     sigmoid,
     softmax,
 )
+from .kernels import kernels_in_use, use_kernels
 from .layers import GRU, LSTM, RNN
+from .losses import Loss, mean_squared_error, softmax_cross_entropy
 from .modules import Dropout, Embedding, Gradients, Linear, Module, Sequential
+from .optimizers import SGD, Adam, AdamW, RMSProp, apply_updates, clip_by_global_norm, global_norm
+from .schedules import Constant, CosineDecay, ExponentialDecay, LinearWarmup, StepDecay
+from .training import train_step, value_and_grad
 
 __version__ = "0.1.0"
+
+_PUBLIC_MODULES = ("functional", "gradcheck", "testing")  # imported when first named: `import polyrnn` stays light
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Availability",
+    "Backend",
+    "BackendUnavailable",
+    "Constant",
+    "CosineDecay",
+    "Dropout",
+    "Embedding",
+    "ExponentialDecay",
+    "Gradients",
+    "Linear",
+    "LinearWarmup",
+    "Loss",
+    "Module",
+    "RMSProp",
+    "Sequential",
+    "StepDecay",
+    "apply_updates",
+    "available_backends",
+    "backend",
+    "backend_of",
+    "clip_by_global_norm",
+    "global_norm",
+    "gru_backward",
+    "gru_cell_backward",
+    "gru_cell_forward",
+    "gru_forward",
+    "kernels_in_use",
+    "load",
+    "lstm_backward",
+    "lstm_cell_backward",
+    "lstm_cell_forward",
+    "lstm_forward",
+    "mean_squared_error",
+    "rnn_backward",
+    "rnn_cell_backward",
+    "rnn_cell_forward",
+    "rnn_forward",
+    "save",
+    "sigmoid",
+    "softmax",
+    "softmax_cross_entropy",
+    "train_step",
+    "use_kernels",
+    "value_and_grad",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC_MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module 'polyrnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *_PUBLIC_MODULES, "__version__"]

@@ -53,7 +53,9 @@ def check_float(name: str, array: Any) -> str:
 def check_array(name: str, array: Any, shape: tuple[int | None, ...], dtype: str, letters: str = "") -> None:
     """An array of this dtype and shape, in which None stands for any size; `letters` names the axes."""
     found = array.shape
-    if found != shape and (len(found) != len(shape) or any(e not in (None, f) for e, f in zip(shape, found))):
+    if found != shape and (
+        len(found) != len(shape) or any(e not in (None, f) for e, f in zip(shape, found, strict=True))
+    ):
         expected = ", ".join("any" if size is None else str(size) for size in shape)
         expected = f"({expected},)" if len(shape) == 1 else f"({expected})"
         meaning = f" = {letters}" if letters else ""
@@ -99,7 +101,7 @@ def valid_steps(backend: Backend, lengths: Any, steps: int, batch: int, like: An
             raise ValueError(f"lengths[{n}] = {int(host[n])}; expected 0 <= length <= T = {steps}")
     xp = backend.xp
     lengths = xp.astype(backend.asarray(lengths), xp.int32)
-    return xp.arange(steps, dtype=xp.int32, device=like.device)[:, None] < lengths[None, :]
+    return xp.arange(steps, dtype=xp.int32, device=getattr(like, "device", None))[:, None] < lengths[None, :]
 
 
 def clean(xp: Any, valid: Any, array: Any) -> Any:

@@ -12,7 +12,7 @@ def tanh(xp: Any, x: Any) -> Any:
 
 
 def tanh_derivative(xp: Any, a: Any) -> Any:
-    """d tanh(x)/dx = 1 - a^2, with a = tanh(x)."""
+    """D tanh(x)/dx = 1 - a^2, with a = tanh(x)."""
     return 1 - a * a
 
 
@@ -22,7 +22,7 @@ def relu(xp: Any, x: Any) -> Any:
 
 
 def relu_derivative(xp: Any, a: Any) -> Any:
-    """d relu(x)/dx = 1 where a > 0, else 0 (at x = 0 too), with a = relu(x)."""
+    """D relu(x)/dx = 1 where a > 0, else 0 (at x = 0 too), with a = relu(x)."""
     return xp.astype(a > 0, a.dtype)
 
 
@@ -35,7 +35,7 @@ def sigmoid(xp: Any, x: Any) -> Any:
 
 
 def sigmoid_derivative(xp: Any, s: Any) -> Any:
-    """d sigmoid(x)/dx = s (1 - s), with s = sigmoid(x)."""
+    """D sigmoid(x)/dx = s (1 - s), with s = sigmoid(x)."""
     return s * (1 - s)
 
 

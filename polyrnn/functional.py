@@ -196,7 +196,7 @@ RNN, LSTM, GRU = _RNN(), _LSTM(), _GRU()
 
 
 def _predict(xp: Any, kind: _Textbook, parameters: dict, a: Any) -> Any:
-    """y = softmax(Wy a + by) for a (..., n_a, m)."""
+    """Y = softmax(Wy a + by) for a (..., n_a, m)."""
     W, b = kind.prediction
     return _softmax(xp, parameters[W] @ a + parameters[b], axis=-2)
 
@@ -318,6 +318,7 @@ def _sequence_backward(kind: _Textbook, upstream: dict[str, Any], caches: Any, d
 
 def _cell_backward(kind: _Textbook, upstream: dict[str, Any], cache: tuple, dy: Any, dz: Any) -> tuple:
     """One step: the same, as a sequence of one."""
+
     def last(d: Any) -> Any:
         return d if d is None else d[..., None]
 
@@ -514,9 +515,7 @@ def lstm_forward(x: Any, a0: Any, parameters: dict, *, c0: Any = None) -> tuple[
     return a, y, c, caches
 
 
-def lstm_cell_backward(
-    da_next: Any, dc_next: Any, cache: tuple, *, dy: Any = None, dz: Any = None
-) -> dict[str, Any]:
+def lstm_cell_backward(da_next: Any, dc_next: Any, cache: tuple, *, dy: Any = None, dz: Any = None) -> dict[str, Any]:
     """Back through one step of the LSTM.
 
     Parameters

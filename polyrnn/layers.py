@@ -204,7 +204,9 @@ def _over_time(
     xp = backend.xp
     x = xp.permute_dims(clean(xp, valid, x), (0, 2, 1))
     shape = (layer.hidden_size, x.shape[2])
-    start = tuple(xp.zeros(shape, dtype=x.dtype, device=x.device) if s is None else s[0, ...].mT for s in state)
+    start = tuple(
+        xp.zeros(shape, dtype=x.dtype, device=getattr(x, "device", None)) if s is None else s[0, ...].mT for s in state
+    )
     if valid is not None:
         valid = valid[:, None, :]
     y, end, tape = recurrence.forward(backend, layer.cell, _own(layer, params), x, start, valid, keep)
@@ -217,7 +219,9 @@ def _backward(
     layer, backend = static
     xp, x = backend.xp, tape.x
     shape = (layer.hidden_size, x.shape[2])
-    end = tuple(xp.zeros(shape, dtype=x.dtype, device=x.device) if d is None else d[0, ...].mT for d in dstate)
+    end = tuple(
+        xp.zeros(shape, dtype=x.dtype, device=getattr(x, "device", None)) if d is None else d[0, ...].mT for d in dstate
+    )
     if dy is not None:
         dy = clean(xp, None if tape.valid is None else tape.valid[:, 0, :], dy)
         dy = xp.permute_dims(dy, (0, 2, 1))

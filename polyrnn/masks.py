@@ -26,7 +26,7 @@ def threefry(xp: Any, key: Array, counter: tuple[Array, Array]) -> tuple[Array, 
     Parameters
     ----------
     xp : module
-        Array namespace; operators are all that is used of it.
+        Array namespace.
     key : array, int32, shape (2,)
     counter : pair of arrays, int32, of at least one axis
         Their shapes are broadcast together.
@@ -44,14 +44,19 @@ def threefry(xp: Any, key: Array, counter: tuple[Array, Array]) -> tuple[Array, 
     """
     key0, key1 = key[0:1], key[1:2]
     keys = (key0, key1, key0 ^ key1 ^ _PARITY)
-    x0, x1 = counter[0] + key0, counter[1] + key1
+    # Of the common shape, and new: augmented assignment below saves memory where a library can.
+    x0 = counter[0] + key0 + xp.zeros_like(counter[1])
+    x1 = counter[1] + key1 + xp.zeros_like(counter[0])
     for group in range(5):
         for bits in _ROTATIONS[group % 2]:
-            x0 = x0 + x1
-            # >> copies the sign into the upper bits of an int32; the mask takes it out again.
-            x1 = ((x1 << bits) | ((x1 >> (32 - bits)) & ((1 << bits) - 1))) ^ x0
-        x0 = x0 + keys[(group + 1) % 3]
-        x1 = x1 + (keys[(group + 2) % 3] + (group + 1))
+            x0 += x1
+            upper = x1 >> (32 - bits)  # copies the sign into the upper bits of an int32;
+            upper &= (1 << bits) - 1  # this takes it out again
+            x1 = x1 << bits
+            x1 |= upper
+            x1 ^= x0
+        x0 += keys[(group + 1) % 3]
+        x1 += keys[(group + 2) % 3] + (group + 1)
     return x0, x1
 
 

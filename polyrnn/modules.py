@@ -9,7 +9,17 @@ import numpy
 
 from . import initializers
 from . import masks as _masks
-from ._door import INTEGERS, check_array, check_float, check_params, check_rate, check_size, clean, dtype_name, valid_steps
+from ._door import (
+    INTEGERS,
+    check_array,
+    check_float,
+    check_params,
+    check_rate,
+    check_size,
+    clean,
+    dtype_name,
+    valid_steps,
+)
 from .backends import Backend, backend, backend_of
 
 
@@ -174,7 +184,7 @@ class Embedding(Stateless):
         check_size("embedding_dim", self.embedding_dim)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """weight (V, E)."""
+        """Weight (V, E)."""
         return {"weight": (self.num_embeddings, self.embedding_dim)}
 
     def draw(self, rng: numpy.random.Generator) -> dict[str, numpy.ndarray]:
@@ -239,7 +249,7 @@ class Linear(Stateless):
         check_size("out_features", self.out_features)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """weight (out, in) and bias (out,)."""
+        """Weight (out, in) and bias (out,)."""
         shapes: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
         return shapes | ({"bias": (self.out_features,)} if self.bias else {})
 
@@ -315,7 +325,8 @@ class Dropout(Stateless):
                 raise TypeError(f"masks has dtype {dtype_name(masks)}; expected bool")
             check_array("masks", masks, x.shape, "bool")
         elif seed is not None and self.p:
-            keep = _masks.keep_mask(xp, _masks.fold(xp, seed, 0, x.device), x.shape, self.p, x.device)
+            device = getattr(x, "device", None)  # a traced array has none
+            keep = _masks.keep_mask(xp, _masks.fold(xp, seed, 0, device), x.shape, self.p, device)
         return self._drop(xp, keep, x), keep
 
     def _back(self, backend: Backend, params: dict, kept: Any, dy: Any) -> tuple[dict, Any]:

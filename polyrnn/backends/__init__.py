@@ -12,7 +12,17 @@ from . import _cupy, _jax, _numpy
 from ._eager import Backend
 from ._tree import leaves, pick, tree_map
 
-__all__ = ["Availability", "Backend", "BackendUnavailable", "available_backends", "backend", "backend_of", "leaves", "pick", "tree_map"]
+__all__ = [
+    "Availability",
+    "Backend",
+    "BackendUnavailable",
+    "available_backends",
+    "backend",
+    "backend_of",
+    "leaves",
+    "pick",
+    "tree_map",
+]
 
 
 class BackendUnavailable(RuntimeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -142,6 +143,14 @@ class Backend:
     def custom_vjp(self, function: Callable, forward: Callable, backward: Callable) -> Callable:
         """`function`, of which the library's own differentiation shall use forward and backward."""
         return function
+
+    def vjp(self, function: Callable, inputs: Any, upstream: Any) -> Any:
+        """The gradients of `inputs` by the library's own differentiation of function(inputs), where it has one."""
+        raise NotImplementedError(f"{self.name}: its own differentiation is not used here")
+
+    def exact(self) -> contextlib.AbstractContextManager:
+        """A `with` block in which float64 and products of full precision are to be had, for this thread alone."""
+        return contextlib.nullcontext()
 
     def is_concrete(self, tree: Any) -> bool:
         """Whether values can be looked at now, and without waiting for a trace to be run."""

@@ -1,7 +1,9 @@
 """JAX: jit, grad, TPU."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy
@@ -51,7 +53,7 @@ class JAX(Backend):
 
         return jax.lax.scan(step, carry, xs, reverse=reverse)
 
-    # Blocks are (all the full ones stacked or None, the shorter last one or None), so that a scan over blocks compiles once.
+    # Blocks are (all full ones stacked or None, the shorter last one or None): a scan over them compiles their body once.
 
     def split(self, tree: Any, size: int) -> Any:
         import jax
@@ -105,6 +107,19 @@ class JAX(Backend):
         result = jax.custom_vjp(function)
         result.defvjp(forward, backward)
         return result
+
+    def vjp(self, function: Callable, inputs: Any, upstream: Any) -> Any:
+        import jax
+
+        return jax.jit(lambda inputs, upstream: jax.vjp(function, inputs)[1](upstream)[0])(inputs, upstream)
+
+    @contextlib.contextmanager
+    def exact(self) -> Iterator[None]:
+        import jax
+
+        home = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")  # before 0.8
+        with home.enable_x64(True), jax.default_matmul_precision("highest"):
+            yield
 
     def is_concrete(self, tree: Any) -> bool:
         import jax

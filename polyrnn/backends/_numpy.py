@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import array_api_compat.numpy
 import numpy
 
 from ._eager import Backend
@@ -29,7 +28,17 @@ class NumPy(Backend):
 def open_backend(device: Any) -> Backend:
     if device not in (None, "cpu"):
         raise ValueError(f"device={device!r}: numpy has one device, 'cpu'")
-    return NumPy("numpy", array_api_compat.numpy)
+    return NumPy("numpy", _namespace())
+
+
+def _namespace() -> Any:
+    # From 2.1 on NumPy's own namespace has everything. The wrapper, which 2.0 needs, imports half of NumPy's extras
+    # (f2py, testing): 0.2 s that every `import polyrnn` would pay.
+    if hasattr(numpy, "unstack"):
+        return numpy
+    import array_api_compat.numpy
+
+    return array_api_compat.numpy
 
 
 def describe() -> tuple[str, tuple[str, ...]]:

@@ -62,13 +62,14 @@ class Cell:
     def weight_gradients(self, xp: Any, params: dict, x: Any, residuals: Any, dpre: Any, drec: Any) -> dict:
         """The gradients of the parameters over a block of steps, from the stacked gradients of the pre-activations."""
         grads = {"weight_ih": over_steps(xp, dpre, x), "weight_hh": self.recurrent_gradients(xp, residuals, drec)}
-        if "bias_ih" in params:
-            grads["bias_ih"] = xp.sum(dpre, axis=(0, 2))
-            grads["bias_hh"] = grads["bias_ih"] if drec is dpre else xp.sum(drec, axis=(0, 2))
-        return grads
+        if "bias_ih" not in params:
+            return grads
+        db_ih = xp.sum(dpre, axis=(0, 2))
+        db_hh = db_ih if drec is dpre else xp.sum(drec, axis=(0, 2))
+        return grads | {"bias_ih": db_ih, "bias_hh": db_hh}
 
     def recurrent_gradients(self, xp: Any, residuals: Any, drec: Any) -> Any:
-        """dU = sum_t drec_t h_{t-1}^T."""
+        """DU = sum_t drec_t h_{t-1}^T."""
         return over_steps(xp, drec, residuals.h_prev)
 
 
@@ -94,7 +95,7 @@ class MaskedResidual(NamedTuple):
 class Masked(Cell):
     """A cell whose state stands still where `valid` (T, 1, N) is false; the input of a block is (x, valid).
 
-        s_t = valid_t s'_t + (1 - valid_t) s_{t-1},   s' being the cell's own new state
+    s_t = valid_t s'_t + (1 - valid_t) s_{t-1},   s' being the cell's own new state
     """
 
     cell: Cell

@@ -27,8 +27,9 @@ input's and on the recurrent side, a_n the argument of tanh in (3):
 
 Parameters: weight_ih = W (3H, I), weight_hh = U (3H, H), bias_ih, bias_hh (3H,); blocks r z n.
 
-Source: K. Cho et al., Learning phrase representations using RNN encoder-decoder (2014), with its z for our 1 - z
-(before) and its version 1 (after); the form of reset after is that of torch.nn.GRU and cuDNN.
+Source: K. Cho et al., Learning phrase representations using RNN encoder-decoder, arXiv:1406.1078 (2014): version 3
+has the reset before, version 1 after, and z keeps the past as here (J. Chung et al., arXiv:1412.3555, and the textbook
+have 1 - z for it); the form of reset after is that of torch.nn.GRU and cuDNN.
 """
 
 from __future__ import annotations
