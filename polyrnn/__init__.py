@@ -7,6 +7,7 @@ Layers `RNN`, `LSTM`, `GRU` with hand-written backward passes; the textbook func
 import importlib
 from typing import Any
 
+from ._module import Gradients, Module
 from .backends import Availability, Backend, BackendUnavailable, available_backends, backend, backend_of
 from .checkpoint import load, save
 from .functional import (
@@ -28,7 +29,7 @@ from .functional import (
 from .kernels import kernels_in_use, use_kernels
 from .layers import GRU, LSTM, RNN
 from .losses import Loss, mean_squared_error, softmax_cross_entropy
-from .modules import Dropout, Embedding, Gradients, Linear, Module, Sequential
+from .modules import Dropout, Embedding, Linear, Sequential
 from .optimizers import SGD, Adam, AdamW, RMSProp, apply_updates, clip_by_global_norm, global_norm
 from .schedules import Constant, CosineDecay, ExponentialDecay, LinearWarmup, StepDecay
 from .training import train_step, value_and_grad

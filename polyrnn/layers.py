@@ -10,10 +10,10 @@ import numpy
 
 from . import initializers, recurrence
 from ._door import check_array, check_params, check_size, clean, dtype_name, valid_steps
+from ._module import Gradients, Module
 from .backends import Backend, backend_of
 from .cells import Cell, GRUCell, GRUResetBeforeCell, LSTMCell, RNNCell
 from .cells.rnn import PHI
-from .modules import Gradients, Module
 
 # Options of torch.nn.RNN that have their place in the signature and one value so far.
 _NOT_YET = {"num_layers": 1, "batch_first": False, "dropout": 0.0, "bidirectional": False, "proj_size": 0}

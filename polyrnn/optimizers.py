@@ -430,7 +430,8 @@ def clip_by_global_norm(grads: Arrays, max_norm: float) -> tuple[Arrays, Array]:
     xp = backend_of(grads, "grads").xp
     norm = _norm(xp, grads)
     finite = xp.isfinite(norm)
-    scale = max_norm / xp.maximum(xp.where(finite, norm, 1.0), max_norm)  # exactly 1 up to max_norm
+    limit = xp.full_like(norm, max_norm)
+    scale = limit / xp.maximum(xp.where(finite, norm, limit), limit)  # exactly 1 up to max_norm
     return {name: xp.where(finite, g * xp.astype(scale, g.dtype), 0.0) for name, g in grads.items()}, norm
 
 

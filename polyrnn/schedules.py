@@ -34,9 +34,9 @@ class Schedule:
             xp = backend("numpy").xp
             return float(self._value(xp, xp.asarray(float(count))))
         xp = backend_of(count, "count").xp
-        # In the library's default precision: a float32 counts exactly to 2^24.
-        default = xp.__array_namespace_info__().default_dtypes()["real floating"]
-        return self._value(xp, xp.asarray(count, dtype=default))
+        # JAX has no float64 unless asked to; a float32 counts exactly to 2^24.
+        floats = xp.__array_namespace_info__().dtypes(kind="real floating")
+        return self._value(xp, xp.asarray(count, dtype=floats.get("float64", xp.float32)))
 
     def _value(self, xp: Any, count: Array) -> Array:
         raise NotImplementedError
@@ -160,7 +160,9 @@ class StepDecay(Schedule):
 
 def _part(xp: Any, count: Array, steps: int) -> Array:
     """The share of `steps` that has passed, 0 to 1; all of it where there are none."""
-    return xp.clip(count / steps, 0.0, 1.0) if steps else xp.ones_like(count)
+    if not steps:
+        return xp.ones_like(count)
+    return xp.minimum(xp.maximum(count / steps, 0.0), 1.0)  # array_api_compat's clip waits for a GPU
 
 
 def _require_positive(name: str, steps: int) -> None:

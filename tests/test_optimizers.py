@@ -7,6 +7,7 @@ import pytest
 import subjects
 
 from polyrnn import initializers
+from polyrnn.backends import backend, backend_of
 from polyrnn.optimizers import (
     SGD,
     Adam,
@@ -20,7 +21,7 @@ from polyrnn.schedules import Constant, CosineDecay, ExponentialDecay, LinearWar
 
 SHAPES = {"0.weight": (5, 3), "lstm.bias_ih_l0": (7,), "scale": ()}
 STEPS = 6
-RTOL = {"float64": 1e-13, "float32": 2e-5}  # of the updates
+RTOL = {"float64": 6e-14, "float32": 3e-5}  # of the updates; measured: 6e-15 and 3e-6
 
 
 @pytest.fixture(params=subjects.running(), ids=repr)
@@ -138,7 +139,7 @@ def test_updates_are_the_formulas(subject, optimizer, oracle, options, dtype):
         updates, state = optimizer.update(grads, state, params)
         return updates, state, apply_updates(params, updates)
 
-    step = subject.backend.jit(step) if "jit" in subject.tags else step
+    step = subject.function(step)
     history = []
     for grads in gradients:
         updates, state, params = step(subject.array(grads), state, params)
@@ -148,7 +149,7 @@ def test_updates_are_the_formulas(subject, optimizer, oracle, options, dtype):
         check(subject, state.count, "int32", ())
         history.append(subject.host(updates))
     assert int(state.count) == STEPS
-    assert not "jit" in subject.tags or len(traced) == 1, "compiled again"
+    assert "jit" not in subject.tags or len(traced) == 1, "compiled again"
     for moments in state[1:]:
         for name, moment in (moments or {}).items():
             check(subject, moment, dtype, SHAPES[name])
@@ -191,7 +192,7 @@ def test_float32_keeps_the_bias_correction(subject):
     params = {"w": subject.array(np.ones(3), "float32")}
     grads = {"w": subject.array(np.array([1e-3, -2.0, 30.0]), "float32")}
     optimizer = Adam(0.25, eps=0.0)
-    updates, _ = subject.call(optimizer.update, grads, optimizer.init(params), params)
+    updates, _ = subject.function(optimizer.update)(grads, optimizer.init(params), params)
     np.testing.assert_allclose(subject.host(updates["w"]), [-0.25, 0.25, -0.25], rtol=5e-7)
 
 
@@ -262,9 +263,9 @@ def test_gradients_that_do_not_fit_are_refused(optimizer):
 def test_clipping(subject, dtype):
     grads = draw(3, dtype)
     expected = math.sqrt(math.fsum(float(g) ** 2 for array in grads.values() for g in array.flat))
-    rtol = 1e-15 if dtype == "float64" else 2e-7
+    rtol = 2e-15 if dtype == "float64" else 7e-7  # measured: 1.6e-16 and 7e-8
     arrays = subject.array(grads)
-    norm = subject.call(global_norm, arrays)
+    norm = subject.function(global_norm)(arrays)
     check(subject, norm, dtype, ())
     np.testing.assert_allclose(float(norm), expected, rtol=rtol)
     for max_norm, scale in ((expected / 3, 1 / 3), (expected * 2, 1.0)):
@@ -314,13 +315,34 @@ SCHEDULES = [
 @pytest.mark.parametrize(("schedule", "formula"), SCHEDULES)
 def test_schedules(subject, schedule, formula):
     hash(schedule)
-    call = subject.backend.jit(schedule) if "jit" in subject.tags else schedule
+    call = subject.function(schedule)
     for k in (0, 1, 3, 4, 5, 9, 17, 40):
         assert type(schedule(k)) is float
         assert math.isclose(schedule(k), formula(k), rel_tol=1e-14, abs_tol=1e-16)
         value = call(subject.array(np.asarray(k, dtype=np.int32)))
         assert tuple(value.shape) == ()
         assert math.isclose(float(value), formula(k), rel_tol=3e-7, abs_tol=1e-7)
+
+
+# ---- the device ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", [AdamW(case[0]) for case in SCHEDULES] + [SGD(momentum=0.9), RMSProp()])
+def test_nothing_waits_for_the_device(optimizer):
+    emulation = pytest.importorskip("cupy_on_cpu", reason="counts what CuPy asks of a device")
+    cupy = backend("cupy")
+    params, grads = cupy.asarray(draw(0)), cupy.asarray(draw(1))
+
+    def step(state):
+        clipped, _ = clip_by_global_norm(grads, 1.0)
+        updates, state = optimizer.update(clipped, state, params)
+        return apply_updates(params, updates), state
+
+    state = step(optimizer.init(params))[1]
+    with emulation.count() as counted:
+        step(state)
+    assert counted.launches > 0
+    assert counted.syncs == counted.d2h == 0
 
 
 # ---- initial values --------------------------------------------------------------------------

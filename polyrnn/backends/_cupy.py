@@ -29,10 +29,10 @@ class CuPy(Backend):
             raise TypeError(f"arrays on CUDA devices {devices}: move them to one, with backend('cupy', device).asarray")
 
     def scatter_add(self, values: Any, index: Any, size: int) -> Any:
-        import cupyx
+        import cupy
 
         total = self.xp.zeros((size, *values.shape[1:]), dtype=values.dtype)
-        cupyx.scatter_add(total, index, values)
+        cupy.add.at(total, index, values)
         return total
 
 

@@ -144,6 +144,10 @@ class Backend:
         """`function`, of which the library's own differentiation shall use forward and backward."""
         return function
 
+    def quick(self, function: Callable) -> Callable:
+        """As `jit`, for a function that runs once: compiled fast rather than to run fast."""
+        return function
+
     def vjp(self, function: Callable, inputs: Any, upstream: Any) -> Any:
         """The gradients of `inputs` by the library's own differentiation of function(inputs), where it has one."""
         raise NotImplementedError(f"{self.name}: its own differentiation is not used here")

@@ -69,7 +69,7 @@ class Cell:
         return grads | {"bias_ih": db_ih, "bias_hh": db_hh}
 
     def recurrent_gradients(self, xp: Any, residuals: Any, drec: Any) -> Any:
-        """DU = sum_t drec_t h_{t-1}^T."""
+        """The gradient of U: dU = sum_t drec_t h_{t-1}^T."""
         return over_steps(xp, drec, residuals.h_prev)
 
 

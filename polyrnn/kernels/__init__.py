@@ -32,7 +32,7 @@ class Kernel(Protocol):
     def forward(
         self, cell: Any, params: dict, x: Any, state: tuple, valid: Any, size: int, keep: bool
     ) -> tuple[Any, tuple, Any]:
-        """X (T, I, N), in blocks of `size` steps -> y (T, H, N), the final state, the residuals if `keep`."""
+        """From x (T, I, N), in blocks of `size` steps: y (T, H, N), the final state, the residuals if `keep`."""
 
     def backward(
         self, cell: Any, params: dict, x: Any, residuals: tuple, dy: tuple, dstate: tuple

@@ -53,7 +53,7 @@ class InPlace:
     def forward(
         self, cell: Any, params: dict, x: Array, state: tuple, valid: Array | None, size: int, keep: bool
     ) -> tuple[Array, tuple, Any]:
-        """X (T, I, N) -> y (T, H, N), the final state, and the residuals of the cell in blocks of `size` steps."""
+        """From x (T, I, N): y (T, H, N), the final state, and the residuals of the cell in blocks of `size` steps."""
         T, _, N = x.shape
         W, U, b, b_rec = self.prepare(cell, params)
         H, dtype = U.shape[1], x.dtype
@@ -223,7 +223,7 @@ class RNN(InPlace):
 
 
 def _carry(U_T: Array, dz: Array, dh: Array, stands: list, spare: Array) -> None:
-    """Dh <- U^T dz; where the state stood still, dh stays."""
+    """Write U^T dz into dh; where the state stood still, dh stays."""
     if stands:
         np.multiply(dh, stands[0], out=spare)
     np.matmul(U_T, dz, out=dh)

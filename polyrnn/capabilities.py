@@ -1,0 +1,178 @@
+"""The one table of what there is and where it runs.
+
+`SUBJECTS` are the rows of `polyrnn check` and the parameters of tests that go over everything with a gradient;
+`BACKENDS` and `FEATURES` are the support table of the README, which `markdown` makes. Run as a program,
+`python -m polyrnn.capabilities`, this module prints that table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy
+
+from . import kernels, layers, losses
+from ._module import Module
+from .cells import Cell
+from .gradcheck._layers import layer_problem
+from .gradcheck._losses import loss_problem
+from .gradcheck._problem import Problem
+from .gradcheck._textbook import KINDS, textbook_problem
+from .modules import Dropout, Embedding, Linear, Sequential
+
+# Distinct primes, and none equal to T = 7 or N = 3 of the gradient checks, so that no mix-up of axes goes unseen.
+I, H, V = 2, 5, 11
+
+
+class Subject(NamedTuple):
+    """Something with a hand-written gradient, in one combination of its options.
+
+    Attributes
+    ----------
+    group : str
+        "layers", "modules", "losses" or "textbook functions".
+    name : str
+        With its options, such as "LSTM, no bias, lengths"; no two are alike.
+    problem : callable
+        seed -> the function, its gradient and a random point, for `polyrnn.gradcheck`.
+    module : Module or None
+        The layer or module, if it is one.
+    cells : tuple of Cell
+        The cells that it runs.
+    unsupported : dict of str to str
+        The backends on which it does not run, with the reason.
+    """
+
+    group: str
+    name: str
+    problem: Callable[[int], Problem]
+    module: Module | None = None
+    cells: tuple[Cell, ...] = ()
+    unsupported: dict[str, str] = {}
+
+    @property
+    def kernel(self) -> bool:
+        """Whether there is a kernel on NumPy for one of its cells."""
+        keys = [("numpy", type(cell)) for cell in self.cells]
+        return any(key in kernels._REGISTRY for key in keys)
+
+
+def _layer(group: str, name: str, module: Module, lengths: bool) -> Subject:
+    title = f"{name}, lengths" if lengths else name
+    return Subject(group, title, lambda seed: layer_problem(module, None, 7, 3, lengths, seed), module, _cells(module))
+
+
+def _cells(module: Module) -> tuple[Cell, ...]:
+    members = [member for _, member in module.members] if isinstance(module, Sequential) else [module]
+    return tuple(member.cell for member in members if isinstance(member, layers.Recurrent))
+
+
+def _loss(name: str, loss: Callable, labels: bool, masked: bool) -> Subject:
+    def problem(seed: int) -> Problem:
+        rng = numpy.random.default_rng([seed, 4])
+        prediction = rng.standard_normal((7, 3, 5))
+        target = rng.integers(0, 5, (7, 3)) if labels else rng.standard_normal((7, 3, 5))
+        return loss_problem(loss, prediction, target, rng.random((7, 3)) < 0.6 if masked else None)
+
+    return Subject("losses", f"{name}, mask" if masked else name, problem)
+
+
+def _textbook(cell: str, one_step: bool) -> Subject:
+    name = f"{cell}_cell_backward" if one_step else f"{cell}_backward"
+    return Subject("textbook functions", name, lambda seed: textbook_problem(cell, one_step, seed), cells=(KINDS[cell].cell,))
+
+
+_LAYERS: dict[str, Callable[[bool], layers.Recurrent]] = {
+    "RNN tanh": lambda bias: layers.RNN(I, H, bias=bias),
+    "RNN relu": lambda bias: layers.RNN(I, H, bias=bias, nonlinearity="relu"),
+    "LSTM": lambda bias: layers.LSTM(I, H, bias=bias),
+    "GRU reset after": lambda bias: layers.GRU(I, H, bias=bias),
+    "GRU reset before": lambda bias: layers.GRU(I, H, bias=bias, reset_after=False),
+}
+_MODULES: dict[str, Module] = {
+    "Embedding": Embedding(V, I),
+    "Linear": Linear(I, H),
+    "Linear, no bias": Linear(I, H, bias=False),
+    "Dropout": Dropout(0.4),
+    "Sequential": Sequential(
+        embedding=Embedding(V, I), dropout=Dropout(0.4), lstm=layers.LSTM(I, H), head=Linear(H, V)
+    ),
+}
+SUBJECTS: tuple[Subject, ...] = (
+    *(
+        _layer("layers", name if bias else f"{name}, no bias", make(bias), lengths)
+        for name, make in _LAYERS.items()
+        for bias in (True, False)
+        for lengths in (False, True)
+    ),
+    *(_layer("modules", name, module, lengths) for name, module in _MODULES.items() for lengths in (False, True)),
+    *(_loss("softmax cross-entropy", losses.softmax_cross_entropy, True, masked) for masked in (False, True)),
+    *(_loss("mean squared error", losses.mean_squared_error, False, masked) for masked in (False, True)),
+    *(_textbook(cell, one_step) for cell in ("rnn", "lstm", "gru") for one_step in (True, False)),
+)
+
+# Backend -> where it runs, and how that was tested.
+BACKENDS: dict[str, tuple[str, str]] = {
+    "numpy": ("CPU", "the whole suite, with read-only arrays too"),
+    "cupy": ("NVIDIA GPU", "the whole suite on an emulation of the CUDA API; not yet on a GPU"),
+    "jax": ("CPU, GPU, TPU", "the whole suite on a CPU, eager and jitted"),
+    "torch": ("CPU", "the whole suite, where PyTorch is installed"),
+    "array_api_strict": ("CPU", "the whole suite"),
+}
+
+
+class Feature(NamedTuple):
+    """A line of the support table: what it is, on which backends, and what there is to say about some of them."""
+
+    name: str
+    backends: tuple[str, ...] = tuple(BACKENDS)
+    remarks: dict[str, str] = {}
+
+
+def _names(cells: dict[tuple[str, type[Cell]], tuple[str, str]], backend: str) -> str:
+    return ", ".join(cell.__name__.removesuffix("Cell") for name, cell in cells if name == backend)
+
+
+FEATURES: tuple[Feature, ...] = (
+    *(Feature(f"`{name}`" if " " not in name else f"`{name.split()[0]}` ({name.split(' ', 1)[1]})") for name in _LAYERS),
+    Feature("bias or none, lengths, initial and final states, one step at a time"),
+    *(Feature(f"`{name}`") for name in _MODULES if "," not in name),
+    Feature("textbook functions of RNN, LSTM and GRU"),
+    Feature("losses, optimisers, clipping, schedules, a training step", remarks={"jax": "yes, as one function"}),
+    Feature("float32"),
+    Feature("float64", remarks={"jax": "with `jax_enable_x64`"}),
+    Feature("in-place kernels", ("numpy",), {"numpy": _names(kernels._REGISTRY, "numpy")}),
+    Feature("`jit`, `vmap`; the library's `grad` through the hand-written backward pass", ("jax",)),
+)
+
+
+def markdown() -> str:
+    """The support table of the README, in Markdown.
+
+    Returns
+    -------
+    str
+        What stands there between `<!-- capabilities -->` and `<!-- /capabilities -->`.
+
+    Examples
+    --------
+    >>> from polyrnn.capabilities import markdown
+    >>> print(markdown().splitlines()[0])
+    | | numpy | cupy | jax | torch | array_api_strict |
+    """
+    rows = []
+    for feature in FEATURES:
+        cells = (feature.remarks.get(n, "yes" if n in feature.backends else "–") for n in BACKENDS)
+        rows.append([feature.name, *cells])
+    rows.append(["runs on", *(where for where, _ in BACKENDS.values())])
+    rows.append(["tested by", *(tested for _, tested in BACKENDS.values())])
+    lines = ["| | " + " | ".join(BACKENDS) + " |", "|---" * (len(BACKENDS) + 1) + "|"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    missing = ", ".join(f"`{name}`" for name in layers._NOT_YET)
+    more = f"Options of the layers that have their place and one value so far: {missing}."
+    return "\n".join([*lines, "", more])
+
+
+if __name__ == "__main__":
+    print(markdown())

@@ -1,0 +1,174 @@
+"""What the layers promise beside their numbers: descriptions, initial parameters, memory; and the proofs of the proofs."""
+
+import copy
+import dataclasses
+import pickle
+import tracemalloc
+from typing import Any
+
+import cases
+import numpy as np
+import pytest
+from cases import LAYERS, layer_of, packed
+from subjects import only_kernel, with_kernels, ALL
+
+import polyrnn as pr
+from polyrnn.testing import TOLERANCES, largest_error
+
+# ---- the references themselves: stored results, differences and loops agree ------------------------------------
+
+
+@pytest.mark.parametrize("name", cases.ANALYTIC)
+def test_complex_steps_are_the_stored_gradients(name):
+    expected, exact = cases.expected(name), cases.complex_step(cases.get(name))
+    own = {**expected.params, "x": expected.x, **dict(zip(cases.get(name).layer.cell.states, expected.dstate0))}
+    for key, value in own.items():
+        assert largest_error(exact[key], value) <= TOLERANCES["gradient", "float64"].limit, key
+
+
+@pytest.mark.parametrize("name", cases.NAMES)
+def test_differences_are_the_stored_gradients(name, rng):
+    case, expected = cases.get(name), cases.expected(name)
+    own = {**expected.params, "x": expected.x, **dict(zip(case.layer.cell.states, expected.dstate0))}
+    for key, (direction, slope) in cases.differences(case, rng).items():
+        assert abs(slope) > 1e-4
+        assert largest_error(np.sum(own[key] * direction), slope) <= TOLERANCES["differences", "float64"].limit, key
+
+
+# ---- descriptions ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_layers_are_values(kind):
+    layer, same = layer_of(kind, 3, 5), layer_of(kind, 3, 5)
+    assert layer == same and hash(layer) == hash(same)
+    assert layer != layer_of(kind, 3, 7) and layer != layer_of(kind, 3, 5, bias=False)
+    assert layer != layer_of(kind, 3, 5, traced=True)
+    assert {layer: 1}[same] == 1
+    assert copy.deepcopy(layer) == layer
+    assert repr(layer).startswith(type(layer).__name__ + "(input_size=3, hidden_size=5")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        layer.hidden_size = 7
+    assert pickle.loads(pickle.dumps(layer)) == layer
+
+
+def test_layers_of_different_kinds_differ():
+    layers = [layer_of(kind, 3, 5) for kind in LAYERS]
+    assert len(set(layers)) == len(layers)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("kind", "gates"), [("rnn_tanh", 1), ("rnn_relu", 1), ("lstm", 4), ("gru", 3), ("gru_before", 3)])
+def test_parameters_have_pytorchs_names_and_shapes(kind, gates, bias):
+    expected = {"weight_ih_l0": (gates * 5, 3), "weight_hh_l0": (gates * 5, 5)}
+    expected |= {"bias_ih_l0": (gates * 5,), "bias_hh_l0": (gates * 5,)} if bias else {}
+    layer = layer_of(kind, 3, 5, bias)
+    assert list(layer.shapes().items()) == list(expected.items())
+    assert {k: v.shape for k, v in layer.init().items()} == expected
+
+
+# ---- initial parameters ----------------------------------------------------------------------------------------
+
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_the_same_seed_gives_the_same_numbers_everywhere(subject, kind, dtype):
+    layer = layer_of(kind, 3, 5)
+    params = layer.init(seed=11, backend=subject.library, dtype=dtype)
+    host = layer.init(seed=11, backend="numpy", dtype="float64")
+    subject.equal(params, {k: v.astype(dtype) for k, v in host.items()}, dtype)
+    assert layer.init(seed=11, backend=subject.backend, dtype=dtype).keys() == params.keys()
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_initial_parameters(kind):
+    layer = layer_of(kind, 3, 16)
+    first, again, other = (layer.init(seed=seed, dtype="float64") for seed in (0, 0, 1))
+    assert all(np.array_equal(first[k], again[k]) for k in first)
+    assert not any(np.array_equal(first[k], other[k]) for k in first)
+    everything = np.concatenate([v.ravel() for v in first.values()])
+    assert np.abs(everything).max() <= 0.25 and everything.std() == pytest.approx(0.25 / 3**0.5, rel=0.1)
+    assert len(np.unique(everything)) == everything.size
+    generator = np.random.default_rng(0)
+    assert all(np.array_equal(first[k], v) for k, v in layer.init(seed=generator, dtype="float64").items())
+    assert not np.array_equal(first["weight_ih_l0"], layer.init(seed=generator, dtype="float64")["weight_ih_l0"])
+    assert all(v.dtype == "float32" for v in layer.init().values())
+
+
+def test_the_numbers_of_a_seed_stay():
+    params = pr.LSTM(3, 5).init(seed=0, dtype="float64")
+    uniform = np.random.default_rng(0).uniform(-(5**-0.5), 5**-0.5, (20, 3))
+    assert np.array_equal(params["weight_ih_l0"], uniform)
+
+
+def test_a_layer_without_dropout_takes_a_seed(subject):
+    case = cases.get("gru/bias/full")
+    params, x = subject.array(case.params), subject.array(case.x)
+    layer = subject.module(case.layer)
+    plain = subject.host(layer(params, x)[0])
+    subject.equal(layer(params, x, seed=3)[0], plain, "float64")
+    subject.equal(layer.forward(params, x, seed=3)[0], plain, "float64")
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("numpy", with_kernels((ALL["numpy"],)), ids=repr)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_inference_keeps_nothing_for_backward(numpy, kind):
+    layer = layer_of(kind, 16, 32)
+    params = layer.init(dtype="float64")
+
+    def beyond_the_output(steps: int) -> int:
+        x = np.random.default_rng(0).standard_normal((steps, 8, 16))
+        layer(params, x)  # what is made once
+        tracemalloc.start()
+        try:
+            y, _ = layer(params, x)
+            return tracemalloc.get_traced_memory()[1] - y.nbytes
+        finally:
+            tracemalloc.stop()
+
+    with only_kernel(numpy.kernel):
+        few, many = beyond_the_output(256), beyond_the_output(1024)
+    # One more output may stand beside the first while blocks are joined; residuals would be two of them or more.
+    assert many - few < 1.1 * (1024 - 256) * 8 * 32 * 8
+
+
+# ---- live comparison (tox -e torch) ----------------------------------------------------------------------------
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("lengths", [None, [5, 11, 1, 7]], ids=["full", "lengths"])
+@pytest.mark.parametrize("kind", [kind for kind in LAYERS if kind != "gru_before"])
+def test_pytorch_itself(kind, lengths, rng):
+    import torch
+
+    layer = layer_of(kind, 3, 5)
+    params = {k: 0.5 * rng.standard_normal(s) for k, s in layer.shapes().items()}
+    make = {"rnn_tanh": torch.nn.RNN, "rnn_relu": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[kind]
+    peer = make(3, 5, **({"nonlinearity": "relu"} if kind == "rnn_relu" else {})).double()
+    peer.load_state_dict({k: torch.asarray(v) for k, v in params.items()})
+    x = rng.standard_normal((11, 4, 3))
+    state = tuple(rng.standard_normal((1, 4, 5)) for _ in layer.cell.states)
+    leaves = [torch.tensor(v, requires_grad=True) for v in (x, *state)]
+    inputs: Any = leaves[0]
+    if lengths:
+        inputs = torch.nn.utils.rnn.pack_padded_sequence(inputs, torch.tensor(lengths), enforce_sorted=False)
+    y, end = peer(inputs, packed(tuple(leaves[1:])))
+    if lengths:
+        y, _ = torch.nn.utils.rnn.pad_packed_sequence(y, total_length=11)
+    ends = end if isinstance(end, tuple) else (end,)
+    dy, dstate = rng.standard_normal((11, 4, 5)), tuple(rng.standard_normal((1, 4, 5)) for _ in state)
+    torch.autograd.backward([y, *ends], [torch.asarray(d) for d in (dy, *dstate)])
+
+    own_y, own_end, tape = layer.forward(params, x, packed(state), lengths=lengths)
+    grads = layer.backward(tape, dy, packed(dstate))
+    near = {key: TOLERANCES[key, "float64"].limit for key in ("forward", "gradient")}
+    assert largest_error(own_y, y.detach()) <= near["forward"]
+    own_ends = own_end if isinstance(own_end, tuple) else (own_end,)
+    assert all(largest_error(a, b.detach()) <= near["forward"] for a, b in zip(own_ends, ends, strict=True))
+    own = [*grads.params.values(), grads.x, *(grads.state if isinstance(grads.state, tuple) else (grads.state,))]
+    theirs = [*(dict(peer.named_parameters())[k].grad for k in params), *(leaf.grad for leaf in leaves)]
+    assert all(largest_error(a, b) <= near["gradient"] for a, b in zip(own, theirs, strict=True))
