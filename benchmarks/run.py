@@ -30,7 +30,15 @@ SIZES = {  # T, N, I, H
     "long": (1000, 8, 64, 128),
 }
 GATES = {"RNN": 1, "LSTM": 4, "GRU": 3}
-SUBJECTS = ("floor", "polyrnn-numpy", "polyrnn-numpy-reference", "polyrnn-textbook", "textbook-loop", "polyrnn-jax", "torch")
+SUBJECTS = (
+    "floor",
+    "polyrnn-numpy",
+    "polyrnn-numpy-reference",
+    "polyrnn-textbook",
+    "textbook-loop",
+    "polyrnn-jax",
+    "torch",
+)
 
 
 class Subject:
@@ -39,7 +47,9 @@ class Subject:
     def __init__(self, name: str, threads: int, python: str) -> None:
         count = str(threads)
         variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-        environment = os.environ | dict.fromkeys(variables, count) | {"OMP_WAIT_POLICY": "passive", "JAX_PLATFORMS": "cpu"}
+        environment = (
+            os.environ | dict.fromkeys(variables, count) | {"OMP_WAIT_POLICY": "passive", "JAX_PLATFORMS": "cpu"}
+        )
         environment["PYTHONPATH"] = str(HERE.parent)
         command = [python, str(HERE / "workers.py"), name, count]
         pipe = subprocess.PIPE
@@ -72,7 +82,9 @@ def recurrences(arguments: argparse.Namespace) -> list[dict]:
     subjects = {}
     for name in SUBJECTS:
         try:
-            subjects[name] = Subject(name, arguments.threads, arguments.torch_python if name == "torch" else sys.executable)
+            subjects[name] = Subject(
+                name, arguments.threads, arguments.torch_python if name == "torch" else sys.executable
+            )
         except RuntimeError as error:
             print(f"{name}: left out ({error})")
     rows = []
@@ -87,7 +99,9 @@ def recurrences(arguments: argparse.Namespace) -> list[dict]:
                             times[name].append(ms)
                 medians = {name: statistics.median(values) for name, values in times.items() if values}
                 floor = floor_ms(task, cell, SIZES[label], min(times["floor"]))
-                rows.append({"cell": cell, "size": label, "task": task, "floor": floor, "median_ms": medians, "all_ms": times})
+                rows.append(
+                    {"cell": cell, "size": label, "task": task, "floor": floor, "median_ms": medians, "all_ms": times}
+                )
                 show(rows[-1], first=len(rows) == 1)
     for subject in subjects.values():
         subject.close()
@@ -98,7 +112,10 @@ def show(row: dict, first: bool) -> None:
     names = [name for name in SUBJECTS if name != "floor"]
     if first:
         print("\nmilliseconds (and times the floor)\n")
-        print(f"{'':22}{'floor':>9}" + "".join(f"{name.removeprefix('polyrnn-') if name != 'polyrnn-textbook' else name:>22}" for name in names))
+        print(
+            f"{'':22}{'floor':>9}"
+            + "".join(f"{name.removeprefix('polyrnn-') if name != 'polyrnn-textbook' else name:>22}" for name in names)
+        )
     cells = []
     for name in names:
         ms = row["median_ms"].get(name)

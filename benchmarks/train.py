@@ -52,7 +52,11 @@ def run_torch(steps):
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.manual_seed(0)
     size, windows = text_as_windows()
-    embedding, lstm, head = torch.nn.Embedding(size, EMBEDDING), torch.nn.LSTM(EMBEDDING, HIDDEN), torch.nn.Linear(HIDDEN, size)
+    embedding, lstm, head = (
+        torch.nn.Embedding(size, EMBEDDING),
+        torch.nn.LSTM(EMBEDDING, HIDDEN),
+        torch.nn.Linear(HIDDEN, size),
+    )
     parameters = [p for module in (embedding, lstm, head) for p in module.parameters()]
     optimizer, state = torch.optim.Adam(parameters, RATE), None
     for k, window in zip(range(steps + 5), windows, strict=False):
@@ -88,7 +92,9 @@ def compare(threads, torch_python, rounds=5, steps=60):
             print(f"{name:8} {statistics.median(values):10,.0f} characters/s   {[round(v) for v in values]}")
     if all(speeds.values()):
         pairs = [a / b for a, b in zip(speeds["polyrnn"], speeds["torch"], strict=True)]
-        print(f"polyrnn / torch, pair by pair: median {statistics.median(pairs):.2f}, {min(pairs):.2f} to {max(pairs):.2f}")
+        print(
+            f"polyrnn / torch, pair by pair: median {statistics.median(pairs):.2f}, {min(pairs):.2f} to {max(pairs):.2f}"
+        )
     return speeds
 
 

@@ -75,11 +75,14 @@ def check_params(params: Any, shapes: dict[str, tuple[int, ...]], owner: str) ->
         missing, extra = sorted(shapes.keys() - params.keys()), sorted(params.keys() - shapes.keys())
         parts = [f"{what} {', '.join(names)}" for what, names in (("lacks", missing), ("has unknown", extra)) if names]
         raise ValueError(f"params {' and '.join(parts)}; {owner} expects {', '.join(shapes) or 'none'}")
-    dtype = ""
+    if not shapes:
+        return ""
+    first = next(iter(shapes))
+    kind, dtype = params[first].dtype, check_float(f"params[{first!r}]", params[first])
     for name, shape in shapes.items():
-        dtype = dtype or check_float(f"params[{name!r}]", params[name])
-        if params[name].shape != shape or dtype_name(params[name]) != dtype:
-            check_array(f"params[{name!r}]", params[name], shape, dtype)
+        array = params[name]
+        if array.shape != shape or array.dtype is not kind:
+            check_array(f"params[{name!r}]", array, shape, dtype)
     return dtype
 
 

@@ -138,7 +138,7 @@ def _run(static: tuple[Textbook, Backend], parameters: dict, x: Any, state: tupl
     xp = backend.xp
     core = kind.to_core(xp, parameters)
     a, end, tape = recurrence.forward(backend, kind.cell, core, x, state)
-    residual = backend.join(tape.residuals)
+    residual = tape.residuals
     states: tuple = (a,)
     if len(state) > 1:  # c_t is the c_prev of step t + 1
         states = (a, xp.concat((residual.c_prev[1:, ...], end[1][None, ...]), axis=0)[: x.shape[0], ...])
@@ -162,7 +162,7 @@ def _back(
         extra = {f"d{W}": xp.tensordot(dz, a, axes=((0, 2), (0, 2))), f"d{b}": xp.sum(dz, axis=(0, 2))[:, None]}
         da = parameters[W].mT @ dz
         above = (da if above[0] is None else above[0] + da, *above[1:])
-    tape = recurrence.Tape(x, None, backend.split(residual, recurrence.steps_per_block(x.shape[2])))
+    tape = recurrence.Tape(x, None, residual)
     end = tuple(xp.zeros_like(residual.h_prev[0, ...]) for _ in kind.cell.states)
     grads, dx, start = recurrence.backward(backend, kind.cell, core, tape, above, end)
     return kind.from_core(xp, grads) | extra, dx, start

@@ -7,7 +7,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy
@@ -49,7 +50,7 @@ class Subject(NamedTuple):
     problem: Callable[[int], Problem]
     module: Module | None = None
     cells: tuple[Cell, ...] = ()
-    unsupported: dict[str, str] = {}
+    unsupported: Mapping[str, str] = MappingProxyType({})
 
     @property
     def kernel(self) -> bool:
@@ -80,7 +81,9 @@ def _loss(name: str, loss: Callable, labels: bool, masked: bool) -> Subject:
 
 def _textbook(cell: str, one_step: bool) -> Subject:
     name = f"{cell}_cell_backward" if one_step else f"{cell}_backward"
-    return Subject("textbook functions", name, lambda seed: textbook_problem(cell, one_step, seed), cells=(KINDS[cell].cell,))
+    return Subject(
+        "textbook functions", name, lambda seed: textbook_problem(cell, one_step, seed), cells=(KINDS[cell].cell,)
+    )
 
 
 _LAYERS: dict[str, Callable[[bool], layers.Recurrent]] = {
@@ -127,7 +130,7 @@ class Feature(NamedTuple):
 
     name: str
     backends: tuple[str, ...] = tuple(BACKENDS)
-    remarks: dict[str, str] = {}
+    remarks: Mapping[str, str] = MappingProxyType({})
 
 
 def _names(cells: dict[tuple[str, type[Cell]], tuple[str, str]], backend: str) -> str:
@@ -135,7 +138,10 @@ def _names(cells: dict[tuple[str, type[Cell]], tuple[str, str]], backend: str) -
 
 
 FEATURES: tuple[Feature, ...] = (
-    *(Feature(f"`{name}`" if " " not in name else f"`{name.split()[0]}` ({name.split(' ', 1)[1]})") for name in _LAYERS),
+    *(
+        Feature(f"`{name}`" if " " not in name else f"`{name.split()[0]}` ({name.split(' ', 1)[1]})")
+        for name in _LAYERS
+    ),
     Feature("bias or none, lengths, initial and final states, one step at a time"),
     *(Feature(f"`{name}`") for name in _MODULES if "," not in name),
     Feature("textbook functions of RNN, LSTM and GRU"),

@@ -145,7 +145,8 @@ class Recurrent(Module):
         for name, part in zip(names, parts, strict=True):
             if part is not None:
                 check_array(f"dstate {name}", part, (1, batch, self.hidden_size), dtype, "(1, N, H)")
-        return Gradients(*backend.call(_backward, (self, backend), *tape, dy, parts))
+        grads, dx, start = backend.call(_backward, (self, backend), *tape, dy, parts)
+        return Gradients({name: grads[name] for name in self._names}, dx, start)  # JAX sorts the keys
 
     def step(self, params: dict, x: Any, state: Any = None) -> tuple[Any, Any]:
         """One time step: x (N, I) -> y (N, H) and the state, (1, N, H) each part, for streaming."""

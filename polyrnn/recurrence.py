@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from . import kernels
-from .backends import Backend, pick
+from .backends import Backend
 from .cells import Cell, Masked
 
 COLUMNS = 512  # of one hoisted product: T*N of a block; enough to reach the speed of BLAS, little enough for the cache
 
 
 class Tape(NamedTuple):
-    """What `forward` leaves for `backward`: the clean input, and the residuals of the steps, in blocks."""
+    """What `forward` leaves for `backward`: the clean input, and the residuals of the steps."""
 
     x: Any
     valid: Any
@@ -49,15 +49,12 @@ def forward(
         return state, (state[0], residual if keep else None)
 
     def block(state: tuple, inputs: Any) -> tuple[tuple, tuple]:
-        state, (h, residuals) = backend.scan(step, state, cell.project(xp, params, inputs))
-        return state, (h, residuals)
+        return backend.scan(step, state, cell.project(xp, params, inputs))
 
-    size = steps_per_block(x.shape[2])
-    state, outputs = backend.each(block, state, backend.split(inputs, size))
-    y = backend.join(pick(outputs, 0))
+    state, (y, residuals) = backend.scan_blocks(block, state, inputs, steps_per_block(x.shape[2]))
     if valid is not None:
         y = xp.where(valid, y, xp.zeros_like(y))
-    return y, state, Tape(x, valid, pick(outputs, 1)) if keep else None
+    return y, state, Tape(x, valid, residuals) if keep else None
 
 
 def backward(
@@ -69,7 +66,7 @@ def backward(
     `dstate` that of the final state. Both are zero where not valid.
     """
     if kernel := kernels.find(backend, cell, tape.x, tape.valid):
-        return kernel.backward(cell, params, tape.x, tape.residuals, dy, dstate)
+        return kernel.backward(cell, params, tape, dy, dstate, steps_per_block(tape.x.shape[2]))
     xp = backend.xp
     x, valid, residuals = tape
     inputs = x
@@ -82,16 +79,15 @@ def backward(
         dpre, drec, dstate = cell.step_backward(xp, params, residual, dstate)
         return dstate, (dpre, None if drec is dpre else drec)
 
-    def block(carry: tuple, outside: tuple, residuals: Any) -> tuple[tuple, Any]:
-        (dstate, sums), (inputs, dy) = carry, outside
+    def block(carry: tuple, block: tuple) -> tuple[tuple, Any]:
+        (dstate, sums), (inputs, residuals, dy) = carry, block
         dstate, (dpre, drec) = backend.scan(step_backward, dstate, (residuals, dy), reverse=True)
         drec = dpre if drec is None else drec
         grads = cell.weight_gradients(xp, params, inputs, residuals, dpre, drec)
         sums = {name: total + grads[name] for name, total in sums.items()}
         return (dstate, sums), cell.project_backward(xp, params, dpre)
 
+    carry = (dstate, {name: xp.zeros_like(weight) for name, weight in params.items()})
     size = steps_per_block(x.shape[2])
-    zeros = {name: xp.zeros_like(weight) for name, weight in params.items()}
-    outside = backend.split((inputs, dy), size)
-    (dstate, grads), dx = backend.each(block, (dstate, zeros), outside, residuals, reverse=True)
-    return grads, backend.join(dx), dstate
+    (dstate, grads), dx = backend.scan_blocks(block, carry, (inputs, residuals, dy), size, reverse=True)
+    return grads, dx, dstate

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from ._door import dtype_name
+from ._door import FLOATS, dtype_name
 from .backends import backend_of, leaves
 
 __all__ = ["TOLERANCES", "Tolerance", "assert_close", "assert_equal", "largest_error", "unchanged"]
@@ -79,7 +79,7 @@ def assert_close(
     expected : array, or dict or tuple of arrays
         What it should be, in the same form.
     tolerance : str or float
-        What is compared, a key of `TOLERANCES`, or the largest error itself.
+        What is compared, a key of `TOLERANCES`, or the largest error itself. Integers and booleans must be equal.
     like : array, optional
         An array whose namespace, device and dtype `actual` must have, if `expected` is of another one, such as a
         float64 reference on the host.
@@ -104,7 +104,10 @@ def assert_close(
     worst = 0.0
     for where, a, e in _pairs(actual, expected, name):
         dtype = _check_form(where, a, e, like)
-        limit = tolerance if isinstance(tolerance, float) else TOLERANCES[tolerance, dtype].limit
+        if dtype not in FLOATS:
+            limit = 0.0
+        else:
+            limit = tolerance if isinstance(tolerance, float) else TOLERANCES[tolerance, dtype].limit
         host, wanted = _host(a), _host(e)
         error = largest_error(host, wanted)
         if not error <= limit:

@@ -107,8 +107,8 @@ def test_a_layer_without_dropout_takes_a_seed(subject):
     params, x = subject.array(case.params), subject.array(case.x)
     layer = subject.module(case.layer)
     plain = subject.host(layer(params, x)[0])
-    subject.equal(layer(params, x, seed=3)[0], plain, "float64")
-    subject.equal(layer.forward(params, x, seed=3)[0], plain, "float64")
+    subject.close(layer(params, x, seed=3)[0], plain, "same", "float64")
+    subject.close(layer.forward(params, x, seed=3)[0], plain, "same", "float64")
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------
@@ -131,9 +131,9 @@ def test_inference_keeps_nothing_for_backward(numpy, kind):
             tracemalloc.stop()
 
     with only_kernel(numpy.kernel):
-        few, many = beyond_the_output(256), beyond_the_output(1024)
+        few, many = beyond_the_output(128), beyond_the_output(512)
     # One more output may stand beside the first while blocks are joined; residuals would be two of them or more.
-    assert many - few < 1.1 * (1024 - 256) * 8 * 32 * 8
+    assert many - few < 1.1 * (512 - 128) * 8 * 32 * 8
 
 
 # ---- live comparison (tox -e torch) ----------------------------------------------------------------------------

@@ -114,9 +114,8 @@ def test_a_step_is_gradient_clipping_and_update(subject, rng):
 
 
 @each_once
-@pytest.mark.parametrize("cell", [pr.RNN, pr.LSTM, pr.GRU])
-def test_training_lowers_the_loss(subject, cell):
-    model = pr.Sequential(pr.Embedding(V, E), cell(E, H), pr.Linear(H, V))
+def test_training_lowers_the_loss(subject):
+    model = language_model()
     optimizer = pr.Adam(pr.CosineDecay(0.05, 40))
     text = subject.array((np.arange(T * 2 + 1)[:, None] * [1, 2, 3] % V).astype("int32"))
     params = start(subject, model, "float32")
@@ -163,20 +162,18 @@ def test_dropout_draws_anew_at_every_step(subject, rng):
 
 
 @each_once
-@pytest.mark.parametrize("streams", [1, 4])
-def test_the_mean_over_a_text_does_not_depend_on_the_windows(subject, rng, streams):
+def test_the_mean_over_a_text_does_not_depend_on_the_windows(subject, rng):
     model = language_model()
-    params, text = start(subject, model), ids(rng, 101)
+    params, text, streams = start(subject, model), ids(rng, 101), 4
     found = [
-        evaluate(model, pr.softmax_cross_entropy, params, evaluation_windows(text, streams, time))
-        for time in (7, 25, 100)
+        evaluate(model, pr.softmax_cross_entropy, params, evaluation_windows(text, streams, time)) for time in (7, 25)
     ]
     length = -(-100 // streams)
     plain, losses = host(model), []
     for begin in range(0, 100, length):
         x, y = text[begin : begin + length, None], text[begin + 1 : begin + length + 1, None]
         losses.append(len(y) * float(pr.softmax_cross_entropy(model(plain, x)[0], y).value))
-    assert found == pytest.approx([sum(losses) / 100] * 3, rel=1e-12)
+    assert found == pytest.approx([sum(losses) / 100] * 2, rel=1e-12)
 
 
 def test_nothing_to_evaluate_is_not_a_number():
@@ -238,7 +235,7 @@ def test_mixed_backends_are_refused(rng):
     model, optimizer = language_model(), pr.Adam()
     params, x = model.init(), ids(rng, T, N)
     step = train_step(model, pr.softmax_cross_entropy, optimizer)
-    with pytest.raises(TypeError, match="numpy and of array_api_strict are mixed"):
+    with pytest.raises(TypeError, match="numpy.* mixed|mixed.*numpy"):
         step(params, optimizer.init(params), x, pr.backend("array_api_strict").asarray(x))
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from . import _cupy, _jax, _numpy
 from ._eager import Backend
-from ._tree import leaves, pick, tree_map
+from ._tree import leaves, tree_map
 
 __all__ = [
     "Availability",
@@ -20,7 +20,6 @@ __all__ = [
     "backend",
     "backend_of",
     "leaves",
-    "pick",
     "tree_map",
 ]
 
@@ -160,8 +159,9 @@ def backend_of(tree: Any, name: str = "the arguments") -> Backend:
     """
     arrays = leaves(tree)
     found = None
-    for array in arrays:
-        this = _BY_TYPE.get(type(array)) or _recognise(array, name)
+    kinds = set(map(type, arrays))
+    for kind in kinds:
+        this = _BY_TYPE.get(kind) or _recognise(next(a for a in arrays if type(a) is kind), name)
         if found is None:
             found = this
         elif this is not found:

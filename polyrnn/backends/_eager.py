@@ -107,30 +107,26 @@ class Backend:
                 whole[t, ...] = part
         return carry, rebuild(y, stacked)
 
-    # Blocks of time steps: a sequence is cut into blocks of a fixed length (the last one may be shorter), a body
-    # runs on them one after another, and its outputs are joined again. What stands between `split` and `join` is
-    # for the backend alone to know.
+    def scan_blocks(self, body: Callable, carry: Any, xs: Any, size: int, reverse: bool = False) -> tuple[Any, Any]:
+        """`scan` over blocks of `size` steps, of which the last one may be shorter.
 
-    def split(self, tree: Any, size: int) -> Any:
-        """The tree's arrays cut along the leading axis into blocks of `size` steps."""
-        length = leaves(tree)[0].shape[0]
-        bounds = ((start, min(start + size, length)) for start in range(0, max(length, 1), size))
-        return tuple(tree_map(lambda a, s=s, e=e: a[s:e, ...], tree) for s, e in bounds)
-
-    def join(self, blocks: Any) -> Any:
-        """The arrays of `split`, or of the outputs of `each`, whole again."""
-        if len(blocks) == 1:
-            return blocks[0]
-        columns = zip(*(leaves(block) for block in blocks), strict=True)
-        return rebuild(blocks[0], [self.xp.concat(column, axis=0) for column in columns])
-
-    def each(self, body: Callable, carry: Any, *split: Any, reverse: bool = False) -> tuple[Any, Any]:
-        """body(carry, block, ...) -> carry, output over the blocks; the outputs as blocks, in time order."""
-        outputs = []
-        for block in zip(*(reversed(s) if reverse else s for s in split), strict=True):
-            carry, output = body(carry, *block)
-            outputs.append(output)
-        return carry, tuple(reversed(outputs) if reverse else outputs)
+        body(carry, xs of a block) -> carry, ys of that block, each with the block's steps in front.
+        """
+        xp, inputs = self.xp, leaves(xs)
+        length = inputs[0].shape[0]
+        whole: list[Any] = []
+        starts = range(0, max(length, 1), size)
+        for start in reversed(starts) if reverse else starts:
+            end = min(start + size, length)
+            carry, y = body(carry, rebuild(xs, [a[start:end, ...] for a in inputs]))
+            outputs = leaves(y)
+            if len(starts) == 1:
+                return carry, y
+            if not whole:
+                whole = [xp.empty((length, *a.shape[1:]), dtype=a.dtype, device=a.device) for a in outputs]
+            for full, part in zip(whole, outputs, strict=True):
+                full[start:end, ...] = part
+        return carry, rebuild(y, whole)
 
     def jit(self, function: Callable) -> Callable:
         """The function compiled as a whole where the library can, itself elsewhere."""

@@ -9,7 +9,6 @@ from typing import Any
 import numpy
 
 from ._eager import Backend
-from ._tree import tree_map
 
 ROOTS = ("jax", "jaxlib")
 REMEDY = "pip install jax (or 'jax[cuda13]' for NVIDIA GPUs)"
@@ -59,45 +58,24 @@ class JAX(Backend):
 
         return jax.lax.scan(step, carry, xs, reverse=reverse)
 
-    # Blocks are (all full ones stacked or None, the shorter last one or None): a scan over them compiles their body once.
-
-    def split(self, tree: Any, size: int) -> Any:
+    def scan_blocks(self, body: Callable, carry: Any, xs: Any, size: int, reverse: bool = False) -> tuple[Any, Any]:
         import jax
 
-        length = jax.tree.leaves(tree)[0].shape[0]
+        # All full blocks are one `lax.scan`, so that the body compiles once for them, and once for the shorter rest.
+        length = jax.tree.leaves(xs)[0].shape[0]
         full = length - length % size if length > size else 0
-        stacked = tree_map(lambda a: a[:full].reshape(full // size, size, *a.shape[1:]), tree) if full else None
-        tail = tree_map(lambda a: a[full:], tree) if full < length or not length else None
-        return stacked, tail
-
-    def join(self, blocks: Any) -> Any:
-        import jax
-
-        stacked, tail = blocks
-        if stacked is None:
-            return tail
-        whole = tree_map(lambda a: a.reshape(-1, *a.shape[2:]), stacked)
-        return whole if tail is None else jax.tree.map(lambda a, b: self.xp.concat([a, b]), whole, tail)
-
-    def each(self, body: Callable, carry: Any, *split: Any, reverse: bool = False) -> tuple[Any, Any]:
-        stacked, tail = zip(*split, strict=True)
-        outputs: list[Any] = [None, None]
-
-        def run_stacked(carry: Any) -> Any:
-            if stacked[0] is None:
-                return carry
-            carry, outputs[0] = self.scan(lambda c, block: body(c, *block), carry, stacked, reverse)
-            return carry
-
-        def run_tail(carry: Any) -> Any:
-            if tail[0] is None:
-                return carry
-            carry, outputs[1] = body(carry, *tail)
-            return carry
-
-        for run in (run_tail, run_stacked) if reverse else (run_stacked, run_tail):
-            carry = run(carry)
-        return carry, tuple(outputs)
+        if not full:
+            return body(carry, xs)
+        stacked = jax.tree.map(lambda a: a[:full].reshape(full // size, size, *a.shape[1:]), xs)
+        rest = None if full == length else jax.tree.map(lambda a: a[full:], xs)
+        tail = None
+        if reverse and rest is not None:
+            carry, tail = body(carry, rest)
+        carry, ys = self.scan(body, carry, stacked, reverse)
+        if not reverse and rest is not None:
+            carry, tail = body(carry, rest)
+        ys = jax.tree.map(lambda a: a.reshape(full, *a.shape[2:]), ys)
+        return carry, ys if rest is None else jax.tree.map(lambda a, b: self.xp.concat((a, b)), ys, tail)
 
     def jit(self, function: Callable) -> Callable:
         import jax

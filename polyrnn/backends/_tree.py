@@ -1,6 +1,6 @@
 """Trees: arrays held in dicts, tuples, NamedTuples and None, as JAX's pytrees but for every backend."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 
@@ -18,25 +18,21 @@ def tree_map(function: Callable[..., Any], tree: Any) -> Any:
 
 def leaves(tree: Any) -> list[Any]:
     """The arrays of a tree, in order."""
-    return list(_walk(tree))
+    found: list[Any] = []
+    _collect(tree, found)
+    return found
+
+
+def _collect(tree: Any, found: list[Any]) -> None:
+    # No generator and no call for each leaf: every public call comes through here.
+    for branch in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, tuple) else (tree,):
+        if isinstance(branch, (dict, tuple)):
+            _collect(branch, found)
+        elif branch is not None:
+            found.append(branch)
 
 
 def rebuild(tree: Any, values: list[Any]) -> Any:
     """The tree with its leaves replaced by `values`, in order."""
     rest = iter(values)
     return tree_map(lambda _: next(rest), tree)
-
-
-def _walk(tree: Any) -> Iterator[Any]:
-    if isinstance(tree, dict):
-        tree = tuple(tree.values())
-    if isinstance(tree, tuple):
-        for branch in tree:
-            yield from _walk(branch)
-    elif tree is not None:
-        yield tree
-
-
-def pick(blocks: tuple, k: int) -> tuple:
-    """Of the blocks that a backend's `each` returned, part k of each one."""
-    return tuple(None if block is None else block[k] for block in blocks)

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from .. import __version__
 from ..backends import BackendUnavailable
+from .check import check
 from .evaluate import evaluate
 from .info import info
 from .sample import sample
@@ -82,5 +83,5 @@ def polyrnn(
     """Recurrent networks on NumPy, CuPy and JAX, with hand-written and proven gradients."""
 
 
-for command in (train, sample, evaluate, info):
+for command in (train, sample, evaluate, check, info):
     app.command()(command)

@@ -176,7 +176,8 @@ def _reading() -> str:
 of the reference; hover over it for the place and the tolerance.</li>
 <li><b>jax.grad</b> differentiates the library’s forward pass, <b>complex step</b> and <b>differences</b> evaluate it;
 all three catch a wrong backward pass, none of them a forward pass that computes something else than its equations.</li>
-<li><b>Agreement is not proof</b>: the backends run the same lines. It shows that each computes what the proven one does.</li>
+<li><b>Agreement is not proof</b>: the backends run the same lines. It shows that each computes what the proven one
+does.</li>
 <li>Parameters, inputs, initial states and all upstream gradients are random; with lengths, the padding holds NaN.</li>
 </ul>"""
 

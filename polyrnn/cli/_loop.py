@@ -167,8 +167,8 @@ def new_update(
     """The optimiser and the update; without a number of steps the learning rate does not decay yet."""
     peak = float(o.learning_rate)
     warmup = WARMUP if o.warmup_steps is None else o.warmup_steps
-    if o.warmup_steps is None and steps is not None:
-        warmup = min(warmup, steps // 10)
+    if steps is not None:
+        warmup = min(warmup, steps // 10 if o.warmup_steps is None else steps)
     rate: Any = peak
     if o.schedule == "cosine":
         rate = schedules.LinearWarmup(peak, warmup) if steps is None else schedules.CosineDecay(peak, steps, warmup)

@@ -113,7 +113,7 @@ def _agreement(backend: str, dtype: str, kernels: bool) -> Column:
         if reason := subject.unsupported.get(backend):
             return reason
         if kernels and not subject.kernel:
-            return "there is no kernel for it"
+            return "no kernel, there is none for the cell"
         return agree(problem, backend, dtype, kernels)
 
     name = "strict" if backend == "array_api_strict" else backend

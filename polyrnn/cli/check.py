@@ -16,11 +16,18 @@ from ..backends import available_backends
 if TYPE_CHECKING:
     from ._matrix import Column, Entry, Matrix
 
+WIDTH = 13  # of a column on a terminal, with the space between
+
 
 def check(
     backend: Annotated[
         list[str] | None,
-        typer.Option("--backend", "-b", metavar="NAME", help="Compare this backend with NumPy; can be repeated. [default: all that can run]"),
+        typer.Option(
+            "--backend",
+            "-b",
+            metavar="NAME",
+            help="Compare this backend with NumPy; can be repeated. [default: all that can run]",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="For the random parameters, inputs and upstream gradients.")] = 0,
     report: Annotated[
@@ -38,8 +45,8 @@ def check(
             known = ", ".join(available_backends())
             raise typer.BadParameter(f"{name!r}: no such backend; expected one of {known}", param_hint="--backend")
         if not found.available:
-            words = f"{name} cannot run here: {found.reason}. To mend it: {found.remedy}"
-            raise typer.BadParameter(words, param_hint="--backend")
+            message = f"{name} cannot run here: {found.reason}. To mend it: {found.remedy}"
+            raise typer.BadParameter(message, param_hint="--backend")
     if report is not None:
         _writable(report)
 
@@ -98,8 +105,12 @@ def show(matrix: Matrix, console: Any) -> None:
     }
     for part, title in titles.items():
         columns = [column for column in matrix.columns if column.part == part]
-        if columns:
-            (_rich if console.is_terminal else _plain)(matrix, columns, title, console)
+        if columns and not console.is_terminal:
+            _plain(matrix, columns, title)
+        elif columns:
+            fitting = max(1, (console.width - max(len(s.name) for s in matrix.subjects)) // WIDTH)
+            for first in range(0, len(columns), fitting):
+                _rich(matrix, columns[first : first + fitting], title, console)
 
 
 def text(entry: Entry) -> str:
@@ -115,7 +126,8 @@ def _rich(matrix: Matrix, columns: list[Column], title: str, console: Any) -> No
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, collapse_padding=True)
+    console.print(title, style="bold", markup=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("")
     for column in columns:
         table.add_column("\n".join(column.label), justify="right", no_wrap=True)
@@ -132,12 +144,13 @@ def _rich(matrix: Matrix, columns: list[Column], title: str, console: Any) -> No
     console.print(table)
 
 
-def _plain(matrix: Matrix, columns: list[Column], title: str, console: Any) -> None:
+def _plain(matrix: Matrix, columns: list[Column], title: str) -> None:
     margin = max(len(subject.name) for subject in matrix.subjects)
     widths = [max(len(part) for part in (*column.label, "WRONG 1e+00")) for column in columns]
 
     def line(name: str, cells: list[str]) -> None:
-        print(name.ljust(margin), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)))
+        row = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+        print(" ".join((name.ljust(margin), *row)).rstrip())
 
     print(title)
     for k in range(max(len(column.label) for column in columns)):
@@ -159,12 +172,20 @@ def summary(matrix: Matrix, seconds: float) -> list[str]:
     )
     failures = matrix.failures
     total = matrix.count(PROOF) + matrix.count(AGREEMENT)
-    verdict = f"{len(failures)} of {total} comparisons are WRONG" if failures else "All gradients are right" if matrix.ok else "Something was not checked"
+    verdict = (
+        f"{len(failures)} of {total} comparisons are WRONG"
+        if failures
+        else "All gradients are right"
+        if matrix.ok
+        else "Something was not checked"
+    )
     lines = [
         f"{verdict}: {len(matrix.subjects)} subjects, {matrix.count(PROOF)} comparisons with independent gradients "
         f"(largest errors: {largest}) and {matrix.count(AGREEMENT)} between backends, in {seconds:.0f} s."
     ]
     lines += [f"WRONG: {subject}, {column}: {entry.note}" for subject, column, entry in failures]
+    notes = {e.note for e in matrix.entries.values() if e.error is None}
+    lines += [f"A dash where a column does not apply: {'; '.join(sorted(notes))}."] if notes else []
     lines += [f"Not run: {name}{_stands_for(name)}: {reason}" for name, reason in matrix.absent.items()]
     return lines
 

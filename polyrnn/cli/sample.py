@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from .._module import Module
 from ..backends import backend_of
 from ..data import Vocabulary
-from .._module import Module
 
 
 def sample(

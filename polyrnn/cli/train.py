@@ -116,6 +116,7 @@ def train(
     run(SimpleNamespace(**locals()))
 
 
+@np.errstate(all="ignore")  # what overflows shows in the loss, which is looked at
 def run(o: SimpleNamespace) -> None:
     """Everything from the text to the files; `o` holds the options by their names above."""
     from .. import checkpoint
@@ -142,8 +143,7 @@ def run(o: SimpleNamespace) -> None:
     display = open_display()
     with Stop() as stop:
         try:
-            with np.errstate(all="ignore"):  # what overflows shows in the loss, which is looked at
-                result = learn(o, found, learned, held[:ON_THE_WAY], display, stop)
+            result = learn(o, found, learned, held[:ON_THE_WAY], display, stop)
         finally:
             display.close()
         checkpoint.save(paths[0], result.params, {**found.config, "training": settings(o, name, result)})
@@ -199,6 +199,8 @@ def check_options(o: SimpleNamespace) -> None:
     for option in ("dropout", "held_back", "momentum"):
         if not 0 <= (value := getattr(o, option)) < 1:
             raise ValueError(f"--{option.replace('_', '-')} {value}: expected a number, 0 <= number < 1")
+    if o.steps and o.warmup_steps and o.warmup_steps > o.steps:
+        raise ValueError(f"--warmup-steps {o.warmup_steps}: expected at most the {o.steps} steps of training")
     check_sampling(o.temperature, o.seed)
 
 

@@ -64,7 +64,9 @@ def _by_hand(problem: Problem, chosen: Backend, dtype: str) -> tuple[Any, Any]:
         return problem.by_hand(chosen, inputs, upstream)
 
     with chosen.exact():
-        given = tuple(chosen.asarray(tree_map(numpy.copy, cast(tree, dtype))) for tree in (problem.inputs, problem.upstream))
+        given = tuple(
+            chosen.asarray(tree_map(numpy.copy, cast(tree, dtype))) for tree in (problem.inputs, problem.upstream)
+        )
         results = (chosen.quick(both) if problem.whole else both)(*given)
         inputs, upstream = chosen.to_numpy(given)
         return {"inputs": inputs, "upstream": upstream}, tree_map(numpy.array, chosen.to_numpy(results))

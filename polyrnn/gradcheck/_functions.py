@@ -79,8 +79,8 @@ def check(
     >>> rng = np.random.default_rng(0)
     >>> check(forward, backward, [rng.normal(size=(3, 2)), rng.normal(size=(5, 3))]).raise_if_wrong()
     >>> report = check(forward, lambda dy, x, w: (w.T @ dy, dy @ x.T), [np.ones((3, 2)), np.ones((5, 3))])
-    >>> report.ok, report.worst.name
-    (False, 'x')
+    >>> [row.name for row in report.rows if not row.ok]
+    ['x', 'x', 'w', 'w']
     """
     arrays = [tree_map(_array, _tuples(value)) for value in inputs]
     called = list(names) if names is not None else _names(forward, len(arrays))

@@ -10,10 +10,9 @@ import numpy
 
 from .. import layers, masks
 from .._door import clean
-from ..backends import Backend, available_backends, tree_map
-from ..backends import backend as open_backend
-from ..kernels import use_kernels
 from .._module import Module, Stateless
+from ..backends import Backend, available_backends
+from ..backends import backend as open_backend
 from ..modules import Sequential
 from ._examine import AGREEMENT, agree, examine
 from ._problem import Problem, normal
@@ -188,7 +187,8 @@ def describe(layer: Module) -> str:
 
 def _lengths(lengths: Any, rng: numpy.random.Generator, steps: int, batch: int) -> list[int] | None:
     if lengths is True:
-        return [int(n) for n in rng.permutation(numpy.linspace(steps, 0 if batch > 2 else steps // 2, batch).astype(int))]
+        ends = numpy.linspace(steps, 0 if batch > 2 else steps // 2, batch).astype(int)
+        return [int(n) for n in rng.permutation(ends)]
     return None if lengths is None or lengths is False else [int(n) for n in lengths]
 
 

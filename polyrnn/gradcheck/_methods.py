@@ -89,7 +89,8 @@ def differences(problem: Problem, gradients: Any, settings: Settings) -> Iterato
             leaf[...] = centre - step * direction
             below = outputs()
             leaf[...] = centre
-            return sum(float(numpy.sum(u * (a - b))) for u, a, b in zip(upstream, above, below, strict=True)) / (2 * step)
+            change = sum(float(numpy.sum(u * (a - b))) for u, a, b in zip(upstream, above, below, strict=True))
+            return change / (2 * step)
 
         return _settled(central, settings.tolerance, size)
 
@@ -189,7 +190,7 @@ def why_not(method: str, problem: Problem) -> str | None:
     if method not in METHODS:
         raise ValueError(f"methods: no method {method!r}; expected some of {', '.join(METHODS)}")
     if METHODS[method] is complex_step:
-        return None if problem.analytic else "there is no analytic form of this function (relu has a kink)"
+        return None if problem.analytic else "no complex step, the function is not known to be analytic (relu is not)"
     if METHODS[method] is jax_grad:
         found = available_backends()["jax"]
         return None if found.available else f"{found.reason}; to mend it: {found.remedy}"

@@ -60,10 +60,12 @@ def textbook_problem(cell: str, one_step: bool = False, seed: int = 0) -> Proble
         raise ValueError(f"cell={cell!r}; expected one of {', '.join(KINDS)}")
     kind, rng = KINDS[cell], numpy.random.default_rng([seed, 3])
     n_x, m, steps, n_a, n_y = 3, 2, 7, 5, 4
-    sizes = {name: (n_y if shape[0] is None else shape[0], shape[1]) for name, shape in kind.shapes({}, n_x, n_a).items()}
+    shapes = kind.shapes({}, n_x, n_a)
+    sizes = {name: (n_y if rows is None else rows, columns) for name, (rows, columns) in shapes.items()}
     parameters = {name: 0.5 * rng.standard_normal(shape) for name, shape in sizes.items()}
     cells = ("a", "c") if len(kind.cell.states) > 1 else ("a",)
-    inputs: dict[str, Any] = {"parameters": parameters, "x": rng.standard_normal((n_x, m) if one_step else (n_x, m, steps))}
+    x = rng.standard_normal((n_x, m) if one_step else (n_x, m, steps))
+    inputs: dict[str, Any] = {"parameters": parameters, "x": x}
     inputs |= {f"{name}0": rng.standard_normal((n_a, m)) for name in cells}
     prefix = f"{cell}_cell" if one_step else cell
     run, back = getattr(functional, f"{prefix}_forward"), getattr(functional, f"{prefix}_backward")

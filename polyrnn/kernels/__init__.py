@@ -22,7 +22,7 @@ __all__ = ["Kernel", "find", "kernels_in_use", "use_kernels"]
 
 
 class Kernel(Protocol):
-    """What a kernel gives: the recurrence of one cell, with the residuals of the cell itself, in blocks of steps."""
+    """What a kernel gives: the recurrence of one cell; its residuals are those of the reference, stacked over time."""
 
     name: str
 
@@ -35,9 +35,9 @@ class Kernel(Protocol):
         """From x (T, I, N), in blocks of `size` steps: y (T, H, N), the final state, the residuals if `keep`."""
 
     def backward(
-        self, cell: Any, params: dict, x: Any, residuals: tuple, dy: tuple, dstate: tuple
+        self, cell: Any, params: dict, tape: Any, dy: tuple, dstate: tuple, size: int
     ) -> tuple[dict, Any, tuple]:
-        """-> the gradients of the parameters, of x, and of the initial state."""
+        """From the tape of `recurrence.forward`: the gradients of the parameters, of x, and of the initial state."""
 
 
 # backend, cell -> the module of this package and the name in it

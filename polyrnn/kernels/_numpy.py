@@ -12,6 +12,7 @@ mathematics:
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class InPlace:
         return W, U, None if b_ih is None else b_ih + params["bias_hh"], None
 
     def make(self, k: int, H: int, N: int, dtype: Any) -> tuple[Array, ...]:
-        """Buffers for the residuals of k steps; of one step, used again and again, where none are kept."""
+        """Buffers for the residuals of k steps; where none are kept k is 1, and the one is used again and again."""
         raise NotImplementedError
 
     def step(self, cell: Any, z: Array, pre: Array, b: Array | None, row: tuple) -> None:
@@ -47,13 +48,13 @@ class InPlace:
         raise NotImplementedError
 
     def residual(self, states: tuple, buffers: tuple) -> Any:
-        """The cell's own residual of a block, of views; `states` are those before and after each step."""
+        """The cell's own residuals, as views; `states` (T + 1, H, N) holds those before and after each step."""
         raise NotImplementedError
 
     def forward(
         self, cell: Any, params: dict, x: Array, state: tuple, valid: Array | None, size: int, keep: bool
     ) -> tuple[Array, tuple, Any]:
-        """From x (T, I, N): y (T, H, N), the final state, and the residuals of the cell in blocks of `size` steps."""
+        """From x (T, I, N), in blocks of `size` steps: y (T, H, N), the final state, the cell's residuals if `keep`."""
         T, _, N = x.shape
         W, U, b, b_rec = self.prepare(cell, params)
         H, dtype = U.shape[1], x.dtype
@@ -61,27 +62,28 @@ class InPlace:
         states = tuple(np.empty((T + 1 if keep or k == 0 else 1, H, N), dtype) for k in range(len(state)))
         for whole, first in zip(states, state, strict=True):
             whole[0] = first
-        project = _Projection(W, b, min(size, T), N)
-        z, blocks = np.empty((U.shape[0], N), dtype), []
-        buffers = () if keep else self.make(1, H, N, dtype)
+        buffers = self.make(T if keep else 1, H, N, dtype)
+
+        def by_step(whole: Array, start: int, end: int) -> Iterable[Array]:
+            return whole[start:end] if len(whole) > 1 else itertools.repeat(whole[0])
+
+        project, z = _Projection(W, b, min(size, T), N), np.empty((U.shape[0], N), dtype)
         for start in range(0, T, size):
             end = min(start + size, T)
-            if keep:
-                buffers = self.make(end - start, H, N, dtype)
-            before = (s[start:end] if len(s) > 1 else itertools.repeat(s[0]) for s in states)
-            after = (s[start + 1 : end + 1] if len(s) > 1 else itertools.repeat(s[0]) for s in states)
-            rows = zip(*before, *after, *(buffers if keep else (itertools.repeat(a[0]) for a in buffers)), strict=False)
+            before = (by_step(whole, start, end) for whole in states)
+            after = (by_step(whole, start + 1, end + 1) for whole in states)
+            rows = zip(*before, *after, *(by_step(whole, start, end) for whole in buffers), strict=False)
             for t, (pre, row) in enumerate(zip(project(x[start:end]), rows, strict=False), start):
                 old = () if valid is None else tuple(s.copy() for s in row[: len(states)])
                 np.matmul(U, row[0], out=z)
                 self.step(cell, z, pre, b_rec, row)
                 for new, was in zip(row[len(states) :], old, strict=False):
                     np.copyto(new, was, where=~valid[t])  # type: ignore[index]
-            if keep:
-                residual = self.residual(tuple(whole[start : end + 1] for whole in states), buffers)
-                blocks.append(residual if valid is None else MaskedResidual(residual, valid[start:end]))
-        y = states[0][1:] if valid is None else np.where(valid, states[0][1:], np.zeros((), dtype))
-        return y, tuple(whole[-1].copy() for whole in states), tuple(blocks)
+        end_state = tuple(whole[-1].copy() for whole in states)
+        y, residual = states[0][1:], self.residual(states, buffers) if keep else None
+        if valid is None:
+            return y, end_state, residual
+        return np.where(valid, y, np.zeros((), dtype)), end_state, MaskedResidual(residual, valid)
 
     def coefficients(self, cell: Any, residual: Any, valid: Array | None) -> tuple[Array, ...]:
         """Of a block: the array that becomes the pre-activation gradients in the loop, and the others it needs."""
@@ -97,21 +99,22 @@ class InPlace:
         return columns, columns
 
     def backward(
-        self, cell: Any, params: dict, x: Array, residuals: tuple, dy: tuple, dstate: tuple
+        self, cell: Any, params: dict, tape: Any, dy: tuple, dstate: tuple, size: int
     ) -> tuple[dict, Array, tuple]:
         """-> the gradients of the parameters, of x (T, I, N), and of the initial state."""
+        x, whole_valid, whole_residual = tape
+        if whole_valid is not None:
+            whole_residual = whole_residual.cell
         T, I, N = x.shape
         W, U_T = params["weight_ih"], params["weight_hh"].T
         grads = {name: np.zeros_like(weight) for name, weight in params.items()}
         dx = np.empty((T, N, I), x.dtype)  # the layout of the door, so that it needs no copy there
         dstate = tuple(np.array(d, order="C") for d in dstate)
-        spare, end = np.empty_like(dstate[0]), T
-        for residual in reversed(residuals):
-            valid = None
-            if isinstance(residual, MaskedResidual):
-                residual, valid = residual
-            k = residual.h_prev.shape[0]
-            start = end - k
+        spare = np.empty_like(dstate[0])
+        for start in reversed(range(0, T, size)):
+            end = min(start + size, T)
+            residual = type(whole_residual)(*(part[start:end] for part in whole_residual))
+            valid = None if whole_valid is None else whole_valid[start:end]
             above = tuple(None if d is None else np.ascontiguousarray(d[start:end]) for d in dy)
             parts = self.coefficients(cell, residual, valid)
             given = [
@@ -127,8 +130,7 @@ class InPlace:
             if "bias_ih" in grads:
                 grads["bias_ih"] += dpre.sum(axis=1)
                 grads["bias_hh"] += drec.sum(axis=1)
-            np.matmul(dpre.T, W, out=dx[start:end].reshape(k * N, I))
-            end = start
+            np.matmul(dpre.T, W, out=dx[start:end].reshape(-1, I))
         return grads, dx.transpose(0, 2, 1), dstate
 
 

@@ -1,0 +1,162 @@
+"""Kernels: when they run, that they do, and that what they leave on the tape is what the reference leaves.
+
+That their results are right, the contract tests show: they run with each kernel by name, and without.
+"""
+
+import threading
+from collections.abc import Iterator
+
+import cases
+import numpy as np
+import pytest
+import subjects
+from cases import packed
+from test_contract import Run, check_proof
+
+import polyrnn as pr
+from polyrnn import kernels, recurrence
+from polyrnn.cells import LSTMCell
+from polyrnn.testing import assert_close
+
+NUMPY = subjects.ALL["numpy"]
+KINDS = ("rnn_tanh", "rnn_relu", "lstm", "gru")  # that have a kernel for NumPy
+WIDE = (7, 17, 3, 5)  # T, N, I, H: a batch for which the input's share is formed in another way than for the stored ones
+LENGTHS = (7, 3, 0, 1, 5, 7, 2, 6, 4, 7, 1, 3, 5, 0, 2, 6, 7)
+
+
+@pytest.fixture
+def used(monkeypatch) -> Iterator[list[str]]:
+    """The names of the kernels that are run, a line for each pass."""
+    found: list[str] = []
+
+    def watch(kernel: type, method: str) -> None:
+        original = getattr(kernel, method)
+
+        def run(self, *arguments, **options):
+            found.append(f"{self.name} {method}")
+            return original(self, *arguments, **options)
+
+        monkeypatch.setattr(kernel, method, run)
+
+    for key in kernels._REGISTRY:
+        kernel = type(kernels._load(*key))
+        watch(kernel, "forward")
+        watch(kernel, "backward")
+    return found
+
+
+def test_every_registered_kernel_has_a_name():
+    with pr.use_kernels(True):
+        found = pr.kernels_in_use()
+    assert len(found) == len(kernels._REGISTRY) >= 3
+    assert all(name and isinstance(name, str) for name in found.values())
+    assert {key.split()[0] for key in found} <= set(pr.available_backends())
+
+
+@pytest.mark.parametrize("subject", [*subjects.with_kernels((NUMPY,))], ids=repr)
+@pytest.mark.parametrize("kind", cases.LAYERS)
+def test_the_named_kernel_runs_and_no_other(kind, subject, used):
+    run = Run(NUMPY, cases.get(f"{kind}/bias/lengths"))
+    with subjects.only_kernel(subject.kernel):
+        run.call()
+        run.all()
+    applies = subject.kernel is not None and kind in KINDS
+    passes = ["forward", "forward", "backward"]
+    assert used == ([f"{subject.kernel} {name}" for name in passes] if applies else [])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("columns", [512, 40])
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "lengths"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", subjects.kernels_of("numpy"))
+def test_wide_batches(name, kind, lengths, columns, dtype, monkeypatch, used):
+    monkeypatch.setattr(recurrence, "COLUMNS", columns)  # 40: blocks of two steps, and one of one
+    case, proof = cases.random_case(kind, WIDE, lengths), cases.proof(kind, WIDE, lengths)
+    with subjects.only_kernel(name):
+        if dtype == "float64":
+            check_proof(Run(NUMPY, case), proof)
+        else:
+            y, state, grads = Run(NUMPY, case, dtype).all()
+            NUMPY.close((y, state), (proof.y, packed(proof.state)), "forward", dtype)
+            with pr.use_kernels(False):
+                exact = Run(NUMPY, case).all()[2]
+            NUMPY.close(grads, exact, "gradient", dtype)
+    assert used
+
+
+@pytest.mark.parametrize("lengths", ["full", "lengths"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", subjects.kernels_of("numpy"))
+def test_tapes_are_interchangeable(name, kind, lengths, used):
+    """What one leaves, the other can go back on: the residuals are the cell's own, of the same numbers."""
+    run = Run(NUMPY, cases.get(f"{kind}/bias/{lengths}"))
+    expected = cases.expected(f"{kind}/bias/{lengths}")
+    tapes, grads = {}, {}
+    for on in (False, True):
+        with pr.use_kernels(on):
+            *_, tapes[on] = run.forward()
+    assert_close(tapes[True], tapes[False], "same")
+    for on in (False, True):
+        with pr.use_kernels(not on):
+            grads[on] = run.layer.backward(tapes[on], run.dy, run.dstate)
+    for found in grads.values():
+        NUMPY.close(found.params, expected.params, "gradient", "float64")
+        NUMPY.close(found.x, expected.x, "gradient", "float64")
+        NUMPY.close(found.state, packed(expected.dstate0), "gradient", "float64")
+    assert len(used) == 2
+
+
+# ---- the switch ------------------------------------------------------------------------------------------------
+
+
+def test_the_context_manager(monkeypatch):
+    monkeypatch.delenv("POLYRNN_KERNELS", raising=False)
+    assert pr.kernels_in_use()
+    with pr.use_kernels(False):
+        assert pr.kernels_in_use() == {}
+        with pr.use_kernels(True):
+            assert pr.kernels_in_use()
+        assert pr.kernels_in_use() == {}
+        with pytest.raises(KeyError), pr.use_kernels(True):
+            raise KeyError
+        assert pr.kernels_in_use() == {}
+    assert pr.kernels_in_use()
+
+
+@pytest.mark.parametrize(("value", "on"), [("off", False), ("0", False), ("OFF", False), ("on", True), ("", True)])
+def test_the_environment_variable(monkeypatch, value, on):
+    monkeypatch.setenv("POLYRNN_KERNELS", value)
+    assert bool(pr.kernels_in_use()) == on
+    with pr.use_kernels(True):
+        assert pr.kernels_in_use()
+
+
+def test_the_switch_is_this_threads_own(used):
+    run = Run(NUMPY, cases.get("lstm/bias/full"))
+    found: list[bool] = []
+    with pr.use_kernels(False):
+        thread = threading.Thread(target=lambda: (run.call(), found.append(bool(pr.kernels_in_use()))))
+        thread.start()
+        thread.join()
+        assert found == [True] and len(used) == 1
+        run.call()
+        assert len(used) == 1
+
+
+def test_a_cell_of_ones_own_has_no_kernel(used):
+    class Own(LSTMCell):
+        pass
+
+    backend, x = pr.backend("numpy"), np.ones((7, 3, 2))
+    with pr.use_kernels(True):
+        assert kernels.find(backend, LSTMCell(), x, None) is not None
+        assert kernels.find(backend, Own(), x, None) is None
+
+
+def test_other_dtypes_take_the_reference(used):
+    case = cases.get("lstm/bias/full")
+    with pr.use_kernels(True):
+        y, _ = case.layer({k: v.astype("float16") for k, v in case.params.items()}, case.x.astype("float16"))
+    assert y.dtype == "float16" and used == []
+    assert np.abs(y - cases.get("lstm/bias/full").layer(case.params, case.x)[0]).max() < 0.01

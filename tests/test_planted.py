@@ -1,0 +1,430 @@
+"""Errors planted into copies of the library, each of which the suite's own checks must catch.
+
+A plant is a line of the table: a file, a place in it, what stands there and what is put instead. The whole package is
+imported anew with the altered file, the tests of the other files are run on it, and one of them must fail. A line
+whose text is no longer found is a failure too: the table must follow the code.
+"""
+
+import contextlib
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cases
+import numpy as np
+import pytest
+import subjects
+import test_contract
+import test_functional
+import test_modules
+from oracle.stored import case
+
+import polyrnn
+from polyrnn.testing import TOLERANCES, largest_error
+
+PACKAGE = Path(polyrnn.__file__).parent
+NUMPY = subjects.ALL["numpy"]
+
+
+class Plant(NamedTuple):
+    check: str  # a key of CHECKS
+    file: str
+    after: str  # the first `old` after this text is meant
+    old: str
+    new: str
+
+
+# ---- the table -------------------------------------------------------------------------------------------------
+
+RNN = ("rnn", "cells/rnn.py", "class RNNCell")
+LSTM = ("lstm", "cells/lstm.py", "class LSTMCell")
+GRU = ("gru", "cells/gru.py", "class GRUCell")
+BEFORE = ("gru_before", "cells/gru.py", "class GRUResetBeforeCell")
+CELL = ("cells", "cells/_cell.py", "class Cell")
+MASKED = ("masked", "cells/_cell.py", "class Masked(Cell)")
+ACTIVATIONS = ("cells", "activations.py", "import")
+FORWARD = ("blocks", "recurrence.py", "def forward")
+BACKWARD = ("blocks", "recurrence.py", "def backward")
+LAYERS = ("layers", "layers.py", "def _over_time")
+EMBEDDING = ("embedding", "modules.py", "class Embedding")
+LINEAR = ("linear", "modules.py", "class Linear")
+DROPOUT = ("dropout", "modules.py", "class Dropout")
+STATELESS = ("modules", "_module.py", "class Stateless")
+SEQUENTIAL = ("sequential", "modules.py", "class Sequential(Module)")
+ENTROPY = ("losses", "losses.py", "def _softmax_cross_entropy")
+SQUARES = ("losses", "losses.py", "def _mean_squared_error")
+TEXTBOOK = ("textbook", "_textbook.py", "class Textbook")
+
+TABLE = [
+    # -- cells: forward
+    Plant(*RNN, 'params["weight_hh"] @ h_prev', 'params["weight_hh"].mT @ h_prev'),
+    Plant(*RNN, "h = phi(xp, z)", "h = phi(xp, pre)"),
+    Plant(*RNN, "Residual(h_prev, h)", "Residual(h, h)"),
+    Plant(*LSTM, "z_i, z_f, z_g, z_o = blocks(z, 4)", "z_i, z_f, z_o, z_g = blocks(z, 4)"),
+    Plant(*LSTM, "sigmoid(xp, z_f)", "sigmoid(xp, z_f + 1)"),
+    Plant(*LSTM, "c = f * c_prev + i * g", "c = f * c_prev + (1 - f) * g"),
+    Plant(*LSTM, "tanh_c = tanh(xp, c)", "tanh_c = c"),
+    Plant(*LSTM, "h = o * tanh_c", "h = o * tanh(xp, c_prev)"),
+    Plant(*LSTM, "h_prev, c_prev = state", "c_prev, h_prev = state"),
+    Plant(*LSTM, "return (h, c), Residual(h_prev", "return (h, c), Residual(h"),
+    Plant(*LSTM, "Residual(h_prev, c_prev", "Residual(h_prev, c"),
+    Plant(*GRU, 'return params.get("bias_ih")', "return Cell.projected_bias(self, xp, params)"),
+    Plant(*GRU, 'q = q + params["bias_hh"][:, None] if "bias_hh" in params else q', "q = q + 0"),
+    Plant(*GRU, "p_r, p_z, p_n = blocks(pre, 3)", "p_z, p_r, p_n = blocks(pre, 3)"),
+    Plant(*GRU, "n = tanh(xp, p_n + r * q_n)", "n = tanh(xp, r * (p_n + q_n))"),
+    Plant(*GRU, "h = (1 - z) * n + z * h_prev", "h = z * n + (1 - z) * h_prev"),
+    Plant(*GRU, "Residual(h_prev, r, z, n, q_n)", "Residual(h_prev, z, r, n, q_n)"),
+    Plant(*BEFORE, "v = r * h_prev", "v = h_prev"),
+    Plant(*BEFORE, "n = tanh(xp, p_n + U_n @ v)", "n = tanh(xp, p_n + r * (U_n @ h_prev))"),
+    Plant(*BEFORE, "h = (1 - z) * n + z * h_prev", "h = n + z * h_prev"),
+    Plant(*BEFORE, "return Cell.projected_bias(self, xp, params)", 'return params.get("bias_ih")'),
+    Plant(*BEFORE, "Residual(h_prev, r, z, n, v)", "Residual(h_prev, r, z, n, h_prev)"),
+    # -- cells: backward, line by line
+    Plant(*RNN, "dz = dh * derivative(xp, residual.h)", "dz = dh"),
+    Plant(*RNN, "derivative(xp, residual.h)", "derivative(xp, residual.h_prev)"),
+    Plant(*RNN, 'params["weight_hh"].mT @ dz', 'params["weight_hh"] @ dz'),
+    Plant(*RNN, "return dz, dz, (dh_prev,)", "return dz, dz, (xp.zeros_like(dh_prev),)"),
+    Plant(*RNN, "return dz, dz, (dh_prev,)", "return dz, dz, (dh_prev + dh,)"),
+    Plant(*LSTM, "dc = dc + dh * o * tanh_derivative(xp, tanh_c)", "dc = dh * o * tanh_derivative(xp, tanh_c)"),
+    Plant(*LSTM, "dc = dc + dh * o * tanh_derivative(xp, tanh_c)", "dc = dc + dh * o"),
+    Plant(*LSTM, "dc = dc + dh * o * tanh_derivative(xp, tanh_c)", "dc = dc + dh * tanh_derivative(xp, tanh_c)"),
+    Plant(*LSTM, "dc = dc + dh * o * tanh_derivative(xp, tanh_c)", "dc = dc + 0 * dh"),
+    Plant(*LSTM, "dz_i = dc * g * sigmoid_derivative(xp, i)", "dz_i = dc * i * sigmoid_derivative(xp, i)"),
+    Plant(*LSTM, "dz_i = dc * g * sigmoid_derivative(xp, i)", "dz_i = dc * g * tanh_derivative(xp, i)"),
+    Plant(*LSTM, "dz_f = dc * c_prev", "dz_f = dc"),
+    Plant(*LSTM, "sigmoid_derivative(xp, f)", "sigmoid_derivative(xp, i)"),
+    Plant(*LSTM, "dz_g = dc * i * tanh_derivative(xp, g)", "dz_g = dc * i * sigmoid_derivative(xp, g)"),
+    Plant(*LSTM, "dz_g = dc * i", "dz_g = dc * f"),
+    Plant(*LSTM, "dz_o = dh * tanh_c", "dz_o = dc * tanh_c"),
+    Plant(*LSTM, "dz_o = dh * tanh_c", "dz_o = dh"),
+    Plant(*LSTM, "sigmoid_derivative(xp, o)", "o"),
+    Plant(*LSTM, "(dz_i, dz_f, dz_g, dz_o)", "(dz_f, dz_i, dz_g, dz_o)"),
+    Plant(*LSTM, "dc_prev = dc * f", "dc_prev = dc"),
+    Plant(*LSTM, "dc_prev = dc * f", "dc_prev = dc * i"),
+    Plant(*LSTM, 'params["weight_hh"].mT @ dz', '-params["weight_hh"].mT @ dz'),
+    Plant(*LSTM, "(dh_prev, dc_prev)", "(dc_prev, dh_prev)"),
+    Plant(*LSTM, "(dh_prev, dc_prev)", "(dh_prev, xp.zeros_like(dc_prev))"),
+    Plant(*LSTM, "(dh_prev, dc_prev)", "(xp.zeros_like(dh_prev), dc_prev)"),
+    Plant(*GRU, "dz = dh * (h_prev - n)", "dz = dh * (n - h_prev)"),
+    Plant(*GRU, "dz = dh * (h_prev - n)", "dz = dh * h_prev"),
+    Plant(*GRU, "da_n = dh * (1 - z)", "da_n = dh * z"),
+    Plant(*GRU, "* tanh_derivative(xp, n)", ""),
+    Plant(*GRU, "dr = da_n * q_n", "dr = da_n * h_prev"),
+    Plant(*GRU, "dq_n = da_n * r", "dq_n = da_n"),
+    Plant(*GRU, "dr * sigmoid_derivative(xp, r)", "dr * sigmoid_derivative(xp, z)"),
+    Plant(*GRU, "dz * sigmoid_derivative(xp, z)", "dz"),
+    Plant(*GRU, "dp = xp.concat((dp_r, dp_z, da_n)", "dp = xp.concat((dp_r, dp_z, dq_n)"),
+    Plant(*GRU, "dq = xp.concat((dp_r, dp_z, dq_n)", "dq = xp.concat((dp_r, dp_z, da_n)"),
+    Plant(*GRU, "dq = xp.concat((dp_r, dp_z, dq_n)", "dq = xp.concat((dp_z, dp_r, dq_n)"),
+    Plant(*GRU, "dh_prev = dh * z + ", "dh_prev = "),
+    Plant(*GRU, "dh_prev = dh * z + ", "dh_prev = dh * (1 - z) + "),
+    Plant(*GRU, 'params["weight_hh"].mT @ dq', 'params["weight_hh"].mT @ dp'),
+    Plant(*GRU, "return dp, dq, ", "return dq, dq, "),
+    Plant(*GRU, "return dp, dq, ", "return dp, dp, "),
+    Plant(*BEFORE, "dz = dh * (h_prev - n)", "dz = -dh * n"),
+    Plant(*BEFORE, "da_n = dh * (1 - z)", "da_n = dh"),
+    Plant(*BEFORE, "* tanh_derivative(xp, n)", ""),
+    Plant(*BEFORE, "dv = U_n.mT @ da_n", "dv = U_n @ da_n"),
+    Plant(*BEFORE, "dr = dv * h_prev", "dr = da_n * h_prev"),
+    Plant(*BEFORE, "dr * sigmoid_derivative(xp, r)", "dr * r"),
+    Plant(*BEFORE, "dz * sigmoid_derivative(xp, z)", "dz * sigmoid_derivative(xp, r)"),
+    Plant(*BEFORE, "xp.concat((dp_rz, da_n)", "xp.concat((dp_rz, dv)"),
+    Plant(*BEFORE, "dh * z + dv * r", "dh * z + dv"),
+    Plant(*BEFORE, "dh * z + dv * r", "dh * z"),
+    Plant(*BEFORE, "dh * z + dv * r", "dv * r"),
+    Plant(*BEFORE, " + U_rz.mT @ dp_rz", ""),
+    Plant(*BEFORE, "over_steps(xp, dq_n, residuals.operand)", "over_steps(xp, dq_n, residuals.h_prev)"),
+    Plant(*BEFORE, "over_steps(xp, dq_rz, residuals.h_prev)", "over_steps(xp, dq_rz, residuals.operand)"),
+    Plant(*BEFORE, "dq_rz = xp.concat((dq_r, dq_z)", "dq_rz = xp.concat((dq_z, dq_r)"),
+    # -- what the cells share
+    Plant(*CELL, "z = W @ columns", "z = W @ columns * 1.001"),
+    Plant(*CELL, "z = z if b is None else z + b[:, None]", "z = z + 0"),
+    Plant(*CELL, 'params["bias_ih"] + params["bias_hh"]', 'params["bias_ih"]'),
+    Plant(*CELL, "dx = W.mT @", "dx = -W.mT @"),
+    Plant(*CELL, "over_steps(xp, dpre, x)", "over_steps(xp, drec, x)"),
+    Plant(*CELL, "over_steps(xp, dpre, x)", "0 * over_steps(xp, dpre, x)"),
+    Plant(*CELL, "db_ih = xp.sum(dpre", "db_ih = 2 * xp.sum(dpre"),
+    Plant(*CELL, "db_hh = db_ih if drec is dpre else xp.sum(drec, axis=(0, 2))", "db_hh = db_ih"),
+    Plant(*CELL, "over_steps(xp, drec, residuals.h_prev)", "over_steps(xp, drec[1:, ...], residuals.h_prev[:-1, ...])"),
+    Plant(*CELL, "over_steps(xp, drec, residuals.h_prev)", "over_steps(xp, drec[:-1, ...], residuals.h_prev[1:, ...])"),
+    # -- sequences that have ended
+    Plant(*MASKED, "state = tuple(xp.where(valid, a, b) for", "state = tuple(a for"),
+    Plant(*MASKED, "state = tuple(xp.where(valid, a, b)", "state = tuple(xp.where(valid, a, xp.zeros_like(b))"),
+    Plant(*MASKED, "inside = tuple(xp.where(valid, d, xp.zeros_like(d)) for d in dstate)", "inside = dstate"),
+    Plant(*MASKED, "tuple(xp.where(valid, a, b) for a, b in zip(before, dstate, strict=True))", "before"),
+    Plant(*MASKED, "return dpre, drec, tuple(xp.where(valid, a, b)", "return dpre, drec, tuple(a + b"),
+    # -- activations and their derivatives
+    Plant(*ACTIVATIONS, "return 1 - a * a", "return 1 - a"),
+    Plant(*ACTIVATIONS, "return s * (1 - s)", "return s * (1 + s)"),
+    Plant(*ACTIVATIONS, "return xp.astype(a > 0, a.dtype)", "return xp.astype(a >= 0, a.dtype)"),
+    Plant(*ACTIVATIONS, "return xp.where(x > 0, x, xp.zeros_like(x))", "return xp.where(x > 0, x, 0.01 * x)"),
+    Plant(*ACTIVATIONS, "return xp.tanh(x * 0.5) * 0.5 + 0.5", "return xp.clip(x * 0.25 + 0.5, 0, 1)"),
+    # -- the recurrence, over blocks of steps
+    Plant(*FORWARD, "y = xp.where(valid, y, xp.zeros_like(y))", "y = y + 0"),
+    Plant(*FORWARD, "state, outputs = backend.each(", "_, outputs = backend.each("),
+    Plant(*BACKWARD, "d + above for", "above for"),
+    Plant(*BACKWARD, "d if above is None else d + above", "d"),
+    Plant(*BACKWARD, "(residuals, dy), reverse=True)", "(residuals, dy))"),
+    Plant(*BACKWARD, "total + grads[name]", "grads[name]"),
+    Plant(*BACKWARD, "drec = dpre if drec is None else drec", "drec = dpre"),
+    Plant(*BACKWARD, "dstate, (dpre, drec) = backend.scan", "_, (dpre, drec) = backend.scan"),
+    Plant(*BACKWARD, "outside, residuals, reverse=True)", "outside, residuals)"),
+    # -- the layers' doors
+    Plant(*LAYERS, "clean(xp, valid, x)", "x"),
+    Plant(*LAYERS, "dy = clean(xp, None if tape.valid is None else tape.valid[:, 0, :], dy)", "dy = dy + 0"),
+    Plant(*LAYERS, "above = (dy,) + (None,) * (len(end) - 1)", "above = (None,) * (len(end) - 1) + (dy,)"),
+    Plant(*LAYERS, "d[0, ...].mT for d in dstate", "d[0, ...].mT for d in reversed(dstate)"),
+    Plant(*LAYERS, "part.mT[None, ...] for part in state", "part.mT[None, ...] for part in reversed(state)"),
+    # -- what stands around a layer
+    Plant(*STATELESS, "x = clean(found.xp, valid, x)", "x = x + 0"),
+    Plant(*STATELESS, "return clean(found.xp, valid, y), None", "return y, None"),
+    Plant(*STATELESS, "clean(found.xp, tape.valid, dy))", "dy)"),
+    Plant(*STATELESS, "clean(found.xp, tape.valid, dx)", "dx + 1 if dx is not None else dx"),
+    Plant(*EMBEDDING, 'xp.take(params["weight"], flat', 'xp.take(params["weight"], last - flat'),
+    Plant(*EMBEDDING, "scatter_add(rows, kept", "scatter_add(rows * 2, kept"),
+    Plant("embedding", "backends/_numpy.py", "def scatter_add", "total[rows] = ", "total[rows] += 0 * "),
+    Plant("embedding", "backends/_numpy.py", "def scatter_add", "numpy.add.reduceat(values[order]", "numpy.add.reduceat(values"),
+    Plant(*LINEAR, 'y = y + params["bias"] if self.bias else y', "y = y + 0"),
+    Plant(*LINEAR, 'flat @ params["weight"].mT', '-flat @ params["weight"].mT'),
+    Plant(*LINEAR, "flat.mT @ kept", "flat.mT @ kept / kept.shape[0]"),
+    Plant(*LINEAR, "xp.sum(flat, axis=0)", "xp.mean(flat, axis=0)"),
+    Plant(*LINEAR, 'xp.reshape(flat @ params["weight"]', 'xp.reshape(2 * flat @ params["weight"]'),
+    Plant(*DROPOUT, "return {}, self._drop(backend.xp, kept, dy)", "return {}, dy"),
+    Plant(*DROPOUT, "x * (1 / (1 - self.p))", "x"),
+    Plant(*DROPOUT, "x * (1 / (1 - self.p))", "x * (1 - self.p)"),
+    Plant(*DROPOUT, "xp.where(keep, x *", "xp.where(~keep, x *"),
+    Plant(*DROPOUT, "x.shape, self.p, x.device)", "x.shape, 1 - self.p, x.device)"),
+    Plant(*SEQUENTIAL, "dy = grads.x", "dy = grads.x if grads.x is None else -grads.x"),
+    Plant(*SEQUENTIAL, "module.backward(tape.tapes[k], dy, states[k])", "module.backward(tape.tapes[k], dy)"),
+    Plant(*SEQUENTIAL, "_masks.fold(backend_of(part or x).xp, seed, k)", "_masks.fold(backend_of(part or x).xp, seed, 0)"),
+    Plant(*SEQUENTIAL, "module.step(part, x, before)", "module.step(part, x)"),
+    # -- losses
+    Plant(*ENTROPY, "largest - xp.take_along_axis", "-xp.take_along_axis"),
+    Plant(*ENTROPY, "exponentials * (share / total)", "exponentials * share"),
+    Plant(*ENTROPY, "- xp.astype(chosen, logits.dtype) * share", ""),
+    Plant(*ENTROPY, "value, share = xp.sum(entries) * weight, weight", "value, share = xp.sum(entries) * weight, 1"),
+    Plant(*ENTROPY, "xp.sum(xp.where(mask, entries, 0.0)) * weight", "xp.mean(xp.where(mask, entries, 0.0))"),
+    Plant(*ENTROPY, "(xp.astype(mask, logits.dtype) * weight)", "(xp.ones_like(entries) * weight)"),
+    Plant(*SQUARES, "difference * (2 * weight)", "difference * weight"),
+    Plant(*SQUARES, "difference = prediction - target", "difference = target - prediction"),
+    Plant(*SQUARES, "xp.sum(difference * difference) * weight", "xp.sum(difference * difference) * weight / 2"),
+    # -- the textbook functions
+    Plant(*TEXTBOOK, '(grads["weight_hh"], grads["weight_ih"])', '(-grads["weight_hh"], grads["weight_ih"])'),
+    Plant(*TEXTBOOK, '{"weight_ih": both[:, n_a:], "weight_hh": both[:, :n_a]}', '{"weight_ih": both[:, :-n_a], "weight_hh": both[:, -n_a:]}'),
+    Plant(*TEXTBOOK, 'f"d{b}": grads["bias_ih"][rows, None]', 'f"d{b}": -grads["bias_ih"][rows, None]'),
+    Plant(*TEXTBOOK, "r.h_prev, r.c_prev, r.f, r.i, r.g, r.o", "r.h_prev, r.c_prev, r.i, r.f, r.g, r.o"),
+    Plant(*TEXTBOOK, "tanh_c=xp.tanh(c_next)", "tanh_c=c_next"),
+    Plant(*TEXTBOOK, "i=it, f=ft", "i=ft, f=it"),
+    Plant(*TEXTBOOK, '"Wu": -parameters["Wu"]', '"Wu": parameters["Wu"]'),
+    Plant(*TEXTBOOK, '"dWu": -result["dWu"]', '"dWu": result["dWu"]'),
+    Plant(*TEXTBOOK, '"dbu": -result["dbu"]', '"dbu": result["dbu"]'),
+    Plant(*TEXTBOOK, "z=1 - ut", "z=ut"),
+    Plant(*TEXTBOOK, "operand=rt * a_prev", "operand=a_prev"),
+    Plant(*TEXTBOOK, "residual.c_prev[1:, ...], end[1][None, ...]", "residual.c_prev[:-1, ...], end[1][None, ...]"),
+    Plant(*TEXTBOOK, "dz = through if dz is None else dz + through", "dz = through"),
+    Plant(*TEXTBOOK, "xp.tensordot(dz, a, axes=((0, 2), (0, 2)))", "xp.tensordot(dz, cache[1], axes=((0, 2), (0, 2)))"),
+    Plant(*TEXTBOOK, "xp.sum(dz, axis=(0, 2))", "xp.mean(dz, axis=(0, 2))"),
+    Plant(*TEXTBOOK, "da if above[0] is None else above[0] + da", "da"),
+    Plant(*TEXTBOOK, "da = parameters[W].mT @ dz", "da = -parameters[W].mT @ dz"),
+    Plant(*TEXTBOOK, "parameters[W] @ a + parameters[b]", "parameters[W] @ a"),
+    Plant("textbook", "activations.py", "def softmax_backward", "dy - xp.sum(dy * y", "dy - 0 * xp.sum(dy * y"),
+    Plant("textbook", "activations.py", "def softmax_backward", "return y * (", "return ("),
+    Plant("textbook", "activations.py", "def softmax(", "return e / xp.sum(e, axis=axis, keepdims=True)", "return e"),
+]
+
+# ---- the checks: tests of the other files, on NumPy ------------------------------------------------------------
+
+
+def generator() -> np.random.Generator:
+    return np.random.default_rng(5)
+
+
+def results(*kinds: str) -> None:
+    for name in cases.NAMES:
+        if name.split("/")[0] in kinds:
+            test_contract.test_results_and_gradients(NUMPY, name, "float64")
+
+
+def padding(pr: Any) -> None:
+    for kind in cases.LAYERS:
+        test_contract.test_what_stands_in_the_padding_changes_nothing(NUMPY, kind)
+        test_contract.test_length_zero_leaves_the_state(NUMPY, kind)
+
+
+def many_blocks(pr: Any) -> None:
+    for kind in ("lstm", "gru"):
+        with pytest.MonkeyPatch.context() as patch:
+            test_contract.test_many_blocks_of_steps(NUMPY, kind, (13, 6, 0), patch)
+
+
+def losses(pr: Any) -> None:
+    for name, function, first, second in (
+        ("cross_entropy", pr.softmax_cross_entropy, "logits", "labels"),
+        ("mse", pr.mean_squared_error, "prediction", "target"),
+    ):
+        for which in ("all", "mask"):
+            c = case(f"{name}/{which}")
+            value, gradient = function(c[first], c[second], c["mask"] if which == "mask" else None)
+            assert largest_error(value, c["value"]) <= 1e-12
+            assert largest_error(gradient, c["grad/" + first]) <= TOLERANCES["gradient", "float64"].limit
+
+
+def embedding(pr: Any) -> None:
+    test_modules.test_embedding(NUMPY, "float64", "int64")
+    test_modules.test_ids_in_the_padding_are_never_looked_up(NUMPY, generator())
+
+
+def linear(pr: Any) -> None:
+    for name in ("linear/bias", "linear/nobias"):
+        test_modules.test_linear(NUMPY, name, "float64")
+    test_modules.test_linear_with_lengths(NUMPY, generator())
+
+
+def dropout(pr: Any) -> None:
+    test_modules.test_dropout_has_the_same_mask_everywhere_and_backward_uses_its_own(NUMPY, generator(), "float64")
+    test_modules.test_dropout_with_a_mask(NUMPY, generator())
+
+
+def sequential(pr: Any) -> None:
+    for kind in test_modules.KINDS:
+        test_modules.test_sequential(NUMPY, generator(), kind, test_modules.LENGTHS, True)
+        test_modules.test_sequential_is_its_members(NUMPY, generator(), kind)
+        test_modules.test_sequential_in_halves_and_steps(NUMPY, generator(), kind)
+
+
+def textbook(pr: Any) -> None:
+    for kind in test_functional.GATES:
+        test_functional.test_caches(NUMPY, generator(), kind)
+        test_functional.test_sequences(NUMPY, generator(), kind, "float64")
+
+
+CHECKS: dict[str, tuple[Callable[[Any], None], ...]] = {
+    "rnn": (lambda pr: results("rnn_tanh", "rnn_relu"),),
+    "lstm": (lambda pr: results("lstm"),),
+    "gru": (lambda pr: results("gru"),),
+    "gru_before": (lambda pr: results("gru_before"),),
+    "cells": (lambda pr: results(*cases.LAYERS),),
+    "masked": (padding, lambda pr: results("rnn_tanh", "lstm")),
+    "blocks": (many_blocks,),
+    "layers": (padding, lambda pr: results("lstm")),
+    "modules": (embedding, linear),
+    "embedding": (embedding,),
+    "linear": (linear,),
+    "dropout": (dropout,),
+    "sequential": (sequential,),
+    "losses": (losses,),
+    "textbook": (textbook,),
+}
+
+# ---- the machinery ---------------------------------------------------------------------------------------------
+
+
+class Altered(importlib.abc.MetaPathFinder):
+    """Finds polyrnn's modules where they are, and gives one of them other source text."""
+
+    def __init__(self, file: Path | None, source: str) -> None:
+        self.file, self.source = file, source
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name.partition(".")[0] != "polyrnn":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        if spec is not None and spec.origin is not None and Path(spec.origin) == self.file:
+            code = compile(self.source, spec.origin, "exec", dont_inherit=True)
+            spec.loader.get_code = lambda fullname: code  # type: ignore[union-attr, method-assign]
+        return spec
+
+
+def altered_source(plant: Plant) -> str:
+    source = (PACKAGE / plant.file).read_text("utf-8")
+    start = source.find(plant.after)
+    at = source.find(plant.old, start)
+    assert start >= 0, f"{plant.file} no longer contains {plant.after!r}"
+    assert at >= 0, f"{plant.file} no longer contains {plant.old!r} after {plant.after!r}"
+    return source[:at] + plant.new + source[at + len(plant.old) :]
+
+
+@contextlib.contextmanager
+def another_polyrnn(file: str | None = None, source: str = "") -> Iterator[Any]:
+    """The package imported anew, with one file replaced; the first one comes back afterwards."""
+
+    def ours() -> list[str]:
+        return [name for name in sys.modules if name.partition(".")[0] == "polyrnn"]
+
+    finder = Altered(PACKAGE / file if file else None, source)
+    saved = {name: sys.modules.pop(name) for name in ours()}
+    sys.meta_path.insert(0, finder)
+    try:
+        yield importlib.import_module("polyrnn")
+    finally:
+        sys.meta_path.remove(finder)
+        for name in ours():
+            del sys.modules[name]
+        sys.modules.update(saved)
+
+
+@contextlib.contextmanager
+def under_test(pr: Any) -> Iterator[None]:
+    """The tests of the other files look at this copy."""
+
+    def moved(c: cases.Case) -> cases.Case:
+        make = getattr(pr, type(c.layer).__name__)
+        names = [name for name in ("nonlinearity", "reset_after") if hasattr(c.layer, name)]
+        options = {name: getattr(c.layer, name) for name in names}
+        return replace(c, layer=make(c.layer.input_size, c.layer.hidden_size, bias=c.layer.bias, **options))
+
+    get, random_case = cases.get, cases.random_case
+    with pytest.MonkeyPatch.context() as patch, pr.use_kernels(False):
+        patch.setattr(cases, "get", lambda name: moved(get(name)))
+        patch.setattr(cases, "random_case", lambda *arguments: moved(random_case(*arguments)))
+        patch.setattr(test_contract, "recurrence", sys.modules["polyrnn.recurrence"])
+        for module in (test_modules, test_functional):
+            patch.setattr(module, "pr", pr)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _references() -> None:
+    """What must come out is found on the library as it is, once."""
+    for name in cases.NAMES:
+        cases.expected(name)
+    for kind in ("lstm", "gru"):
+        cases.proof(kind, (13, 3, 2, 5), (13, 6, 0))
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_sound_copy_passes(name):
+    with another_polyrnn() as pr, under_test(pr):
+        assert pr is not polyrnn
+        for check in CHECKS[name]:
+            check(pr)
+
+
+@pytest.mark.parametrize("plant", TABLE, ids=lambda p: f"{p.file}: {p.old} -> {p.new or 'nothing'}")
+def test_it_is_caught(plant):
+    with another_polyrnn(plant.file, altered_source(plant)) as pr, under_test(pr):
+        for check in CHECKS[plant.check]:
+            try:
+                check(pr)
+            except AssertionError:
+                return
+    pytest.fail(f"nobody noticed: {plant}")
+
+
+def test_a_plant_that_no_longer_applies_is_noticed():
+    with pytest.raises(AssertionError, match="no longer contains 'not there'"):
+        altered_source(Plant("rnn", "cells/rnn.py", "class RNNCell", "not there", ""))
+
+
+def test_the_library_is_itself_again():
+    import polyrnn.cells.rnn
+
+    assert sys.modules["polyrnn"] is polyrnn
+    assert "polyrnn.cells.rnn" in sys.modules
+    assert test_contract.recurrence is sys.modules["polyrnn.recurrence"]
