@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from ._door import check_array, clean, dtype_name, valid_steps
+from ._door import FLOATS, check_array, clean, dtype_name, valid_steps
 from .backends import Backend, backend_of
 from .backends import backend as open_backend
 
@@ -57,7 +57,14 @@ class Module:
         dict of str to array
         """
         chosen = open_backend(backend)
-        drawn = self.draw(numpy.random.default_rng(seed))
+        if isinstance(dtype, str) and dtype not in FLOATS:
+            raise ValueError(f"dtype={dtype!r}: expected a floating one, such as 'float32' or 'float64'")
+        try:
+            rng = numpy.random.default_rng(seed)
+        except (TypeError, ValueError) as error:
+            expected = "expected a whole number of at least 0, or a numpy.random.Generator"
+            raise type(error)(f"seed={seed!r}: {expected}") from error
+        drawn = self.draw(rng)
         return chosen.asarray(drawn, dtype=dtype)
 
     def __call__(

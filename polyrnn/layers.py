@@ -151,7 +151,7 @@ class Recurrent(Module):
     def step(self, params: dict, x: Any, state: Any = None) -> tuple[Any, Any]:
         """One time step: x (N, I) -> y (N, H) and the state, (1, N, H) each part, for streaming."""
         if getattr(x, "ndim", None) != 2:
-            raise ValueError(f"x has shape {getattr(x, 'shape', None)}; expected (N, {self.input_size}) = (N, I)")
+            raise ValueError(f"x has shape {tuple(getattr(x, 'shape', ()))}; expected (N, {self.input_size}) = (N, I)")
         backend, state, _ = self._enter(params, x[None, ...], state, None, None)
         return backend.call(_step, (self, backend), params, x, state)
 

@@ -69,7 +69,9 @@ class Embedding(Stateless):
             if flat.shape[0] and not 0 <= (low := int(xp.min(flat))) <= (high := int(xp.max(flat))) <= last:
                 wrong = low if low < 0 else high
                 raise ValueError(f"x holds the id {wrong}; expected 0 <= id < num_embeddings = {self.num_embeddings}")
-        else:
+        if dtype_name(flat) not in ("int64", "int32"):  # PyTorch takes no other index
+            flat = xp.astype(flat, xp.int32)
+        if not backend.is_concrete(flat):
             flat = xp.clip(flat, 0, last)
         return xp.reshape(xp.take(params["weight"], flat, axis=0), (*x.shape, self.embedding_dim)), flat
 

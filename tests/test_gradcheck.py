@@ -1,5 +1,6 @@
 """The checker: it catches every planted error, passes what is right whatever the seed, and says what it found."""
 
+import dataclasses
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,23 +36,26 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 
 @pytest.mark.parametrize("subject", capabilities.SUBJECTS, ids=lambda s: s.name)
 def test_every_hand_written_gradient_is_right(subject):
-    report = examine(subject.problem(0), elementwise=100)
+    # Where a complex step has named the elements, differences along directions are enough.
+    report = examine(subject.problem(0), elementwise=0 if subject.problem(0).analytic else 100)
     report.raise_if_wrong()
     expected = {method for method in METHODS if why_not(method, subject.problem(0)) is None}
     assert {row.method for row in report.rows} == expected
     assert "differences" in expected
 
 
-@pytest.mark.parametrize("seed", range(1, 21))
+@pytest.mark.parametrize("seed", range(1, 16))
 def test_no_seed_makes_what_is_right_wrong(seed):
     for subject in capabilities.SUBJECTS[seed % 5 :: 5]:
-        examine(subject.problem(seed), methods=["differences"], seed=seed, elementwise=30).raise_if_wrong()
+        examine(subject.problem(seed), methods=["differences"], seed=seed, elementwise=0).raise_if_wrong()
 
 
 def test_layers_on_every_subject(subject):
     for layer in (pr.LSTM(3, 5), pr.GRU(3, 5, reset_after=False)):
         check_layer(layer, backend=subject.library, lengths=True, methods=["complex step"]).raise_if_wrong()
-        check_layer(layer, backend=subject.library, methods=["differences"], dtype="float32").raise_if_wrong()
+        check_layer(
+            layer, backend=subject.library, methods=["differences"], dtype="float32", elementwise=0
+        ).raise_if_wrong()
 
 
 @pytest.mark.parametrize("layer", [pr.RNN(2, 3, nonlinearity="relu"), pr.LSTM(2, 3), pr.GRU(2, 3)], ids=repr)
@@ -150,13 +154,23 @@ def test_at_a_kink_there_is_no_derivative():
     assert report.rows[-1].where == (1,)
 
 
-def test_noise_is_reported_and_does_not_pass():
+@pytest.mark.parametrize("size", [1.0, 300.0])
+def test_float32_inside_is_reported_and_does_not_pass(size):
     def forward(x):
-        return np.float64(np.sum(np.sin(x.astype("float32"))))
+        return np.sin(x).astype("float32").astype("float64") + size * np.float32(1), np.sum(x)
 
-    report = check(forward, lambda dy, x: dy * np.cos(x), [np.array([0.1, 0.7])])
+    x = [np.array([0.1, 0.7])]
+    right = check(forward, lambda dy, x: dy[0] * np.cos(x) + dy[1], x)
+    assert not right.ok
+    assert "moves in steps" in str(right)
+    assert not check(forward, lambda dy, x: np.full_like(x, dy[1]), x).ok  # as small steps would have it
+
+
+def test_noise_is_reported_and_does_not_pass():
+    rng = np.random.default_rng(0)
+    report = check(lambda x: np.sin(x) + 1e-8 * rng.normal(), lambda dy, x: dy * np.cos(x), [np.array([0.1, 0.7])])
     assert not report.ok
-    assert "settle" in str(report)
+    assert "do not settle" in str(report)
 
 
 # ---- planted errors: functions -------------------------------------------------------------
@@ -194,7 +208,7 @@ PLANTED: dict[str, Callable] = {
     "rolled": lambda g: np.roll(g, 1, axis=0),
     "reversed": lambda g: g[::-1],
     "NaN": with_nan,
-    "infinite": lambda g: g / np.zeros(()) if False else np.full_like(g, np.inf),
+    "infinite": lambda g: np.full_like(g, -np.inf),
     "axis more": lambda g: g[None],
     "axis less": lambda g: g.sum(axis=0),
     "flat": np.ravel,
@@ -204,8 +218,10 @@ PLANTED: dict[str, Callable] = {
 
 
 @pytest.mark.parametrize("method", ["complex step", "differences"])
-@pytest.mark.parametrize("k", range(3))
-@pytest.mark.parametrize("error", PLANTED)
+@pytest.mark.parametrize(
+    ("error", "k"),
+    [(e, k) for e in PLANTED for k in range(3) if (e, k) != ("first column only", 2)],  # b has one column
+)
 def test_a_planted_error_is_caught_and_named(error, k, method):
     def backward(dy, x, w, b):
         grads = list(network_backward(dy, x, w, b))
@@ -215,8 +231,6 @@ def test_a_planted_error_is_caught_and_named(error, k, method):
         grads[k] = wrong
         return tuple(grads)
 
-    if k == 2 and error == "first column only":
-        pytest.skip("b has one column")
     report = check(network, backward, point(), methods=[method])
     assert not report.ok
     assert {row.name for row in report.rows if not row.ok} == {"xwb"[k]}
@@ -492,9 +506,9 @@ def test_padding_that_leaks_is_caught(what):
             if what == "outputs":  # the upstream gradient in the padding counts
                 return super().backward(tape._replace(valid=None), dy, dstate)
             grads = super().backward(tape, dy, dstate)
-            return grads._replace(x=grads.x + 1e-6 * ~tape.valid[..., None])
+            return grads if tape.valid is None else grads._replace(x=grads.x + 1e-6 * ~tape.valid[..., None])
 
-    assert check_layer(Planted(2, 5), methods=["complex step"]).ok or what == "padding"
+    assert check_layer(Planted(2, 5), methods=["complex step"]).ok
     assert not check_layer(Planted(2, 5), lengths=True, methods=["complex step"]).ok
 
 
@@ -545,8 +559,6 @@ def test_agreement_sees_a_deviation_and_not_a_wrong_derivative():
         factor = 1 + 1e-3 * (inputs["x"].dtype == "float32")
         return outputs, gradients | {"x": gradients["x"] * inputs["x"].dtype.type(factor)}
 
-    import dataclasses
-
     report = agree(dataclasses.replace(problem, by_hand=off), "numpy", "float32")
     assert [row.name for row in report.rows if not row.ok] == ["x"]
 
@@ -580,7 +592,7 @@ def test_what_cannot_run_is_listed_or_refused():
     assert "complex step" in check_layer(layer, elementwise=0).skipped
     with pytest.raises(ValueError, match="'complex step' cannot be used for RNN"):
         check_layer(layer, methods=["complex step"])
-    with pytest.raises(ValueError, match="no method 'magic'; expected some of jax.grad, complex step, differences"):
+    with pytest.raises(ValueError, match=r"no method 'magic'; expected some of jax.grad, complex step, differences"):
         check_layer(layer, methods=["magic"])
     with pytest.raises(ValueError, match="methods is empty"):
         check_layer(layer, methods=[])

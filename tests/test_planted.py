@@ -22,6 +22,7 @@ import pytest
 import subjects
 import test_contract
 import test_functional
+import test_kernels
 import test_modules
 from oracle.stored import case
 
@@ -59,6 +60,11 @@ STATELESS = ("modules", "_module.py", "class Stateless")
 SEQUENTIAL = ("sequential", "modules.py", "class Sequential(Module)")
 ENTROPY = ("losses", "losses.py", "def _softmax_cross_entropy")
 SQUARES = ("losses", "losses.py", "def _mean_squared_error")
+KERNEL = ("kernels", "kernels/_numpy.py", "class InPlace")
+PROJECTION = ("kernels", "kernels/_numpy.py", "class _Projection")
+KERNEL_RNN = ("kernel_rnn", "kernels/_numpy.py", "class RNN(InPlace)")
+KERNEL_LSTM = ("kernel_lstm", "kernels/_numpy.py", "class LSTM(InPlace)")
+KERNEL_GRU = ("kernel_gru", "kernels/_numpy.py", "class GRU(InPlace)")
 TEXTBOOK = ("textbook", "_textbook.py", "class Textbook")
 
 TABLE = [
@@ -167,14 +173,14 @@ TABLE = [
     Plant(*ACTIVATIONS, "return xp.tanh(x * 0.5) * 0.5 + 0.5", "return xp.clip(x * 0.25 + 0.5, 0, 1)"),
     # -- the recurrence, over blocks of steps
     Plant(*FORWARD, "y = xp.where(valid, y, xp.zeros_like(y))", "y = y + 0"),
-    Plant(*FORWARD, "state, outputs = backend.each(", "_, outputs = backend.each("),
+    Plant(*FORWARD, "state, (y, residuals) = backend.scan_blocks", "_, (y, residuals) = backend.scan_blocks"),
     Plant(*BACKWARD, "d + above for", "above for"),
     Plant(*BACKWARD, "d if above is None else d + above", "d"),
     Plant(*BACKWARD, "(residuals, dy), reverse=True)", "(residuals, dy))"),
     Plant(*BACKWARD, "total + grads[name]", "grads[name]"),
     Plant(*BACKWARD, "drec = dpre if drec is None else drec", "drec = dpre"),
     Plant(*BACKWARD, "dstate, (dpre, drec) = backend.scan", "_, (dpre, drec) = backend.scan"),
-    Plant(*BACKWARD, "outside, residuals, reverse=True)", "outside, residuals)"),
+    Plant(*BACKWARD, "(inputs, residuals, dy), size, reverse=True)", "(inputs, residuals, dy), size)"),
     # -- the layers' doors
     Plant(*LAYERS, "clean(xp, valid, x)", "x"),
     Plant(*LAYERS, "dy = clean(xp, None if tape.valid is None else tape.valid[:, 0, :], dy)", "dy = dy + 0"),
@@ -199,11 +205,63 @@ TABLE = [
     Plant(*DROPOUT, "x * (1 / (1 - self.p))", "x"),
     Plant(*DROPOUT, "x * (1 / (1 - self.p))", "x * (1 - self.p)"),
     Plant(*DROPOUT, "xp.where(keep, x *", "xp.where(~keep, x *"),
-    Plant(*DROPOUT, "x.shape, self.p, x.device)", "x.shape, 1 - self.p, x.device)"),
+    Plant(*DROPOUT, "x.shape, self.p, device)", "x.shape, 1 - self.p, device)"),
     Plant(*SEQUENTIAL, "dy = grads.x", "dy = grads.x if grads.x is None else -grads.x"),
     Plant(*SEQUENTIAL, "module.backward(tape.tapes[k], dy, states[k])", "module.backward(tape.tapes[k], dy)"),
     Plant(*SEQUENTIAL, "_masks.fold(backend_of(part or x).xp, seed, k)", "_masks.fold(backend_of(part or x).xp, seed, 0)"),
     Plant(*SEQUENTIAL, "module.step(part, x, before)", "module.step(part, x)"),
+    # -- the kernels for NumPy
+    Plant(*KERNEL, "np.copyto(new, was, where=~valid[t])", "np.copyto(new, was, where=valid[t])"),
+    Plant(*KERNEL, "np.copyto(new, was, where=~valid[t])", "pass"),
+    Plant(*KERNEL, "d += next(upstream)", "next(upstream)"),
+    Plant(*KERNEL, "iter(upstream[::-1])", "iter(upstream)"),
+    Plant(*KERNEL, 'grads["weight_ih"] += dpre', 'grads["weight_ih"] += drec[: len(dpre)]'),
+    Plant(*KERNEL, 'grads["weight_hh"] += drec', 'grads["weight_hh"] -= drec'),
+    Plant(*KERNEL, 'grads["bias_hh"] += drec.sum(axis=1)', 'grads["bias_hh"] += dpre.sum(axis=1)'),
+    Plant(*KERNEL, 'grads["bias_ih"] += dpre.sum(axis=1)', 'grads["bias_ih"] += dpre.mean(axis=1)'),
+    Plant(*KERNEL, "np.matmul(dpre.T, W,", "np.matmul(-dpre.T, W,"),
+    Plant(*KERNEL, "np.where(valid, y, np.zeros((), dtype))", "y"),
+    Plant(*PROJECTION, "W if b is None else np.concatenate((W, b[:, None]), axis=1)", "W if b is None else np.concatenate((W, 2 * b[:, None]), axis=1)"),
+    Plant(*PROJECTION, "self.inputs[:k] = x\n", "self.inputs[:k] = -x\n"),
+    Plant(*PROJECTION, "np.matmul(U_T, dz, out=dh)", "np.matmul(U_T, -dz, out=dh)"),
+    Plant(*PROJECTION, "np.multiply(dh, stands[0], out=spare)", "spare[...] = 0"),
+    Plant(*PROJECTION, "copy[:rows] *= 0.5", "copy[:rows] *= 0.25"),
+    Plant(*PROJECTION, "a += 0.5", "a += 0.25"),
+    Plant(*PROJECTION, "np.subtract(1, out, out=out)", "out -= 1"),
+    Plant(*PROJECTION, "out *= s", "out *= out"),
+    Plant(*KERNEL_RNN, "np.maximum(z, 0, out=h)", "np.abs(z, out=h)"),
+    Plant(*KERNEL_RNN, "np.greater(residual.h, 0, out=A", "np.greater_equal(residual.h, 0, out=A"),
+    Plant(*KERNEL_RNN, "A *= valid", "pass"),
+    Plant(*KERNEL_RNN, "A *= dh", "A *= abs(dh)"),
+    Plant(*KERNEL_LSTM, "np.multiply(f, c_prev, out=c)", "np.multiply(i, c_prev, out=c)"),
+    Plant(*KERNEL_LSTM, "np.multiply(o, tanh_c, out=h)", "np.multiply(o, c, out=h)"),
+    Plant(*KERNEL_LSTM, "i, f, o, g = (gates", "f, i, o, g = (gates"),
+    Plant(*KERNEL_LSTM, "A[:, 0] *= g", "A[:, 0] *= i"),
+    Plant(*KERNEL_LSTM, "A[:, 1] *= c_prev", "A[:, 1] *= g"),
+    Plant(*KERNEL_LSTM, "A[:, 2] *= i", "A[:, 2] *= f"),
+    Plant(*KERNEL_LSTM, "A[:, 3] *= tanh_c", "pass"),
+    Plant(*KERNEL_LSTM, "into_c *= o", "pass"),
+    Plant(*KERNEL_LSTM, "A *= valid[:, None]", "pass"),
+    Plant(*KERNEL_LSTM, "into_c *= valid", "pass"),
+    Plant(*KERNEL_LSTM, "np.where(valid, f, np.ones((), f.dtype))", "f"),
+    Plant(*KERNEL_LSTM, "dc += into_c", "pass"),
+    Plant(*KERNEL_LSTM, "A[3] *= dh", "A[3] *= dc"),
+    Plant(*KERNEL_LSTM, "dc *= f", "pass"),
+    Plant(*KERNEL_GRU, "b[: 2 * H] += b_hh[: 2 * H]", "pass"),
+    Plant(*KERNEL_GRU, "np.add(z[2 * H :], b, out=q_n)", "q_n[...] = z[2 * H :]"),
+    Plant(*KERNEL_GRU, "n += pre[2 * H :]", "n -= pre[2 * H :]"),
+    Plant(*KERNEL_GRU, "h *= update", "h *= r"),
+    Plant(*KERNEL_GRU, "r, z, n = (gates", "z, r, n = (gates"),
+    Plant(*KERNEL_GRU, "np.subtract(1, z, out=dp_n)", "np.subtract(2, z, out=dp_n)"),
+    Plant(*KERNEL_GRU, "dp_n *= dq_n", "pass"),
+    Plant(*KERNEL_GRU, "np.multiply(dp_n, r, out=dq_n)", "dq_n[...] = dp_n"),
+    Plant(*KERNEL_GRU, "dr *= q_n", "pass"),
+    Plant(*KERNEL_GRU, "dr *= dp_n", "pass"),
+    Plant(*KERNEL_GRU, "dz *= h_prev - n", "dz *= h_prev + n"),
+    Plant(*KERNEL_GRU, "A *= valid[:, None]", "pass"),
+    Plant(*KERNEL_GRU, "np.where(valid, z, np.ones((), z.dtype))", "z"),
+    Plant(*KERNEL_GRU, "np.multiply(dh, z, out=spare)", "spare[...] = dh"),
+    Plant(*KERNEL_GRU, "(columns[H : 3 * H], columns[:H])", "(columns[H : 3 * H], columns[3 * H :])"),
     # -- losses
     Plant(*ENTROPY, "largest - xp.take_along_axis", "-xp.take_along_axis"),
     Plant(*ENTROPY, "exponentials * (share / total)", "exponentials * share"),
@@ -263,6 +321,14 @@ def many_blocks(pr: Any) -> None:
             test_contract.test_many_blocks_of_steps(NUMPY, kind, (13, 6, 0), patch)
 
 
+def kernels(pr: Any, *kinds: str) -> None:
+    with pr.use_kernels(True):
+        results(*kinds)
+        for kind in kinds:
+            wide = (kind, test_kernels.WIDE, test_kernels.LENGTHS)
+            test_contract.check_proof(test_contract.Run(NUMPY, cases.random_case(*wide)), cases.proof(*wide))
+
+
 def losses(pr: Any) -> None:
     for name, function, first, second in (
         ("cross_entropy", pr.softmax_cross_entropy, "logits", "labels"),
@@ -313,12 +379,16 @@ CHECKS: dict[str, tuple[Callable[[Any], None], ...]] = {
     "masked": (padding, lambda pr: results("rnn_tanh", "lstm")),
     "blocks": (many_blocks,),
     "layers": (padding, lambda pr: results("lstm")),
-    "modules": (embedding, linear),
+    "modules": (linear, embedding),
     "embedding": (embedding,),
     "linear": (linear,),
     "dropout": (dropout,),
     "sequential": (sequential,),
     "losses": (losses,),
+    "kernels": (lambda pr: kernels(pr, *test_kernels.KINDS),),
+    "kernel_rnn": (lambda pr: kernels(pr, "rnn_tanh", "rnn_relu"),),
+    "kernel_lstm": (lambda pr: kernels(pr, "lstm"),),
+    "kernel_gru": (lambda pr: kernels(pr, "gru"),),
     "textbook": (textbook,),
 }
 
@@ -396,6 +466,8 @@ def _references() -> None:
         cases.expected(name)
     for kind in ("lstm", "gru"):
         cases.proof(kind, (13, 3, 2, 5), (13, 6, 0))
+    for kind in test_kernels.KINDS:
+        cases.proof(kind, test_kernels.WIDE, test_kernels.LENGTHS)
 
 
 @pytest.mark.parametrize("name", CHECKS)

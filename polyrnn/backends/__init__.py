@@ -71,7 +71,12 @@ def _standard(package: str, namespace: str, kind: str, remedy: str) -> _Entry:
         return importlib.import_module(package).__version__, ("cpu",)
 
     def open_backend(device: Any) -> Backend:
-        return Backend(package, importlib.import_module(namespace), device)
+        xp = importlib.import_module(namespace)
+        try:
+            xp.empty(0, device=device)
+        except Exception as error:
+            raise ValueError(f"device={device!r}: {package} has no such device ({error})") from error
+        return Backend(package, xp, device)
 
     return _Entry(package, (package,), lambda t: t.__name__ in (kind, "Parameter"), open_backend, describe, remedy)
 

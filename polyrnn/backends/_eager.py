@@ -81,6 +81,8 @@ class Backend:
     def _array(self, value: Any, dtype: Any) -> Any:
         if type(value).__module__.partition(".")[0] not in ("builtins", "numpy", self.name):
             value = numpy.asarray(value)
+        if self.name != "numpy" and isinstance(value, numpy.ndarray) and not value.flags.writeable:
+            value = value.copy()  # a library that shares the memory would not keep it from being written to
         return self.xp.asarray(value, dtype=dtype, device=self.device)
 
     def _to_numpy(self, array: Any) -> numpy.ndarray:

@@ -19,7 +19,7 @@ from ._history import Row
 from ._model import LanguageModel, reading_windows
 from ._progress import Display, Report
 
-EVALUATIONS = 12  # of the held-back text, on the way
+EVALUATIONS = 8  # of the held-back text, on the way
 SECONDS_BETWEEN_READINGS = 0.2
 WARMUP = 50  # steps, but at most a tenth of all
 
@@ -104,13 +104,16 @@ def learn(
 ) -> Result:
     """Train until `o.steps` are made, or `o.seconds` are over, or `stop` says so.
 
-    Losses are read every fifth of a second or so: reading waits for the device.
+    The learning rate's decay must know its end. Where a time is given, the first steps tell how many it will allow; if
+    these are fewer than `o.steps`, they are the number of steps. Losses are read every fifth of a second or so: reading
+    waits for the device.
     """
     backend, model, params = found.backend, found.model, found.params
     per_step = o.batch_size * o.sequence_length
-    optimizer, update = new_update(o, model, o.steps)
+    steps: int | None = o.steps
+    optimizer, update = new_update(o, model, steps)
     optimizer_state, state = optimizer.init(params), None
-    decay_is_set = o.steps is not None
+    planned = o.seconds is None
     next_evaluation = 1 / EVALUATIONS
     rows: list[Row] = []
     waiting: list[tuple[int, float, float, Any, Any]] = []
@@ -133,25 +136,27 @@ def learn(
             o.seed if o.dropout else None,
         )
         waiting.append((step, pace.elapsed(), rate_at(optimizer, step - 1), value, norm))
-        by_steps = step / o.steps if o.steps else 0.0
+        by_steps = step / steps if steps else 0.0
         by_time = pace.elapsed() / o.seconds if o.seconds else 0.0
         fraction = max(by_steps, by_time)
         last = fraction >= 1 or stop.signal != 0
         if last or len(waiting) >= pace.steps_per_reading:
             read()
             pace.read(step)
-            left = [(o.steps - step) / pace.per_second] if o.steps else []
+            left = [(steps - step) / pace.per_second] if steps else []
             left += [o.seconds - pace.elapsed()] if o.seconds else []
             loss = float(np.mean([row.loss for row in rows[-20:]]))
-            display.show(Report(step, o.steps, min(fraction, 1.0), loss, pace.per_second * per_step, min(left)))
+            display.show(Report(step, steps, min(fraction, 1.0), loss, pace.per_second * per_step, min(left)))
         if last:
             break
-        if not decay_is_set and step >= 5 and by_time >= 0.05:
-            # A decay must know its end: as many steps as the time will allow, as these first ones tell.
+        if not planned and step >= 5 and by_time >= 0.05:
+            planned = True
             read()
-            total = step + max(1, round((o.seconds - pace.elapsed()) * pace.average(step)))
-            optimizer, update = new_update(o, model, total)
-            decay_is_set = True
+            # With something to spare for evaluations, and for what else the machine has to do.
+            allowed = step + max(1, round(0.92 * (o.seconds - pace.elapsed()) * pace.average(step)))
+            if steps is None or allowed < steps:
+                steps = allowed
+                optimizer, update = new_update(o, model, steps)
         if len(held) and fraction >= next_evaluation:
             next_evaluation = (math.floor(fraction * EVALUATIONS) + 1) / EVALUATIONS
             read()

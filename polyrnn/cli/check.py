@@ -29,7 +29,7 @@ def check(
             help="Compare this backend with NumPy; can be repeated. [default: all that can run]",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="For the random parameters, inputs and upstream gradients.")] = 0,
+    seed: Annotated[int, typer.Option(help="For the random parameters, inputs and upstream gradients.")] = 0,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="Write a page with the matrix as a picture.")
     ] = None,
@@ -47,6 +47,8 @@ def check(
         if not found.available:
             message = f"{name} cannot run here: {found.reason}. To mend it: {found.remedy}"
             raise typer.BadParameter(message, param_hint="--backend")
+    if seed < 0:
+        raise typer.BadParameter(f"{seed}; expected a whole number of at least 0", param_hint="--seed")
     if report is not None:
         _writable(report)
 

@@ -15,8 +15,8 @@ import typer
 from ..data import Vocabulary
 
 FILES = ("model.safetensors", "history.csv", "curve.png")
-STEPS = 1600  # by default: `polyrnn train` then ends within a minute on two processors
-LEARNING_RATES = {"adam": 0.02, "adamw": 0.02, "rmsprop": 0.003, "sgd": 1.0}
+STEPS, SECONDS = 1600, 40.0  # by default: `polyrnn train` ends within a minute, on a slow machine too
+LEARNING_RATES = {"adam": 0.03, "adamw": 0.03, "rmsprop": 0.003, "sgd": 1.0}
 MARGIN = 10
 ON_THE_WAY = 100_000  # characters of the held-back text that are measured on during training
 
@@ -71,7 +71,8 @@ def train(
         int | None, typer.Option(min=1, help="Updates to make.", show_default=f"{STEPS}, or as many as --time allows")
     ] = None,
     seconds: Annotated[
-        float | None, typer.Option("--time", help="Stop training after so many seconds.", show_default="none")
+        float | None,
+        typer.Option("--time", help="Seconds to train at most.", show_default=f"{SECONDS:g}, or no limit with --steps"),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Streams of text side by side.")] = 32,
     sequence_length: Annotated[
@@ -79,7 +80,7 @@ def train(
     ] = 64,
     optimizer: Annotated[Optimizer, typer.Option(help="How gradients become updates.")] = Optimizer.adam,
     learning_rate: Annotated[
-        float | None, typer.Option(help="At its peak.", show_default="adam, adamw 0.02; rmsprop 0.003; sgd 1")
+        float | None, typer.Option(help="At its peak.", show_default="adam, adamw 0.03; rmsprop 0.003; sgd 1")
     ] = None,
     schedule: Annotated[
         Schedule, typer.Option(help="The learning rate's course, down to zero, to a hundredth, or constant.")
@@ -182,7 +183,7 @@ def check_options(o: SimpleNamespace) -> None:
     from .sample import check_sampling
 
     if o.steps is None and o.seconds is None:
-        o.steps = STEPS
+        o.steps, o.seconds = STEPS, SECONDS
     if o.learning_rate is None:
         o.learning_rate = LEARNING_RATES[o.optimizer]
     if o.momentum is not None and o.optimizer not in ("sgd", "rmsprop"):

@@ -27,6 +27,8 @@ def examine(
     elementwise: int = 100,
 ) -> Report:
     """The hand-written gradients, found on a backend in a dtype, against references found in float64."""
+    if not any(is_real(leaf) for _, leaf in walk(problem.inputs)):
+        raise ValueError(f"{problem.title}: none of the inputs is floating; there is nothing to differentiate")
     chosen, skipped = _choose(problem, methods)
     problem = rounded(problem, dtype)
     rows, gradients = _form(problem, backend(on), dtype)

@@ -31,8 +31,8 @@ class InPlace:
     name = "numpy in-place"
 
     def supports(self, x: Array, valid: Any) -> bool:
-        """Sequences of a few steps or more, in float32 or float64."""
-        return x.shape[0] >= LEAST_STEPS and x.dtype in (np.float32, np.float64)
+        """Sequences of a few steps or more, of one example or more, in float32 or float64."""
+        return x.shape[0] >= LEAST_STEPS and x.shape[2] > 0 and x.dtype in (np.float32, np.float64)
 
     def prepare(self, cell: Any, params: dict) -> tuple[Array, Array, Array | None, Array | None]:
         """W, U, the bias of the input's share and that of the recurrent product, as the loop wants them."""
