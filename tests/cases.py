@@ -1,4 +1,4 @@
-"""What the recurrent layers are tested on: PyTorch's stored cases, and a GRU that resets before, with their gradients."""
+"""What the recurrent layers are tested on: PyTorch's stored cases, a GRU that resets before, and random cases."""
 
 import functools
 from dataclasses import dataclass
@@ -95,9 +95,7 @@ def expected(name: str) -> Expected:
         a = case(name)
         y, state = a["y"], tuple(a[s] for s in c.layer.cell.states)
         grads = {key: a["grad/" + (key + "0" if key in ("h", "c") else key)] for key in c.point}
-    return Expected(
-        y, state, {k: grads[k] for k in c.params}, grads["x"], tuple(grads[s] for s in c.layer.cell.states)
-    )
+    return Expected(y, state, {k: grads[k] for k in c.params}, grads["x"], tuple(grads[s] for s in c.layer.cell.states))
 
 
 @functools.cache

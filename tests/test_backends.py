@@ -81,7 +81,7 @@ def test_the_backend_of_arrays(subject):
 @vary(lambda s: s.library != "numpy" and "jit" not in s.tags)
 def test_mixed_backends_are_refused_by_name(subject):
     mixed = {"a": np.ones(3), "b": subject.array(np.ones(3))}
-    with pytest.raises(TypeError, match="weights: arrays of .* are mixed.*asarray") as error:
+    with pytest.raises(TypeError, match=r"weights: arrays of .* are mixed.*asarray") as error:
         pr.backend_of(mixed, "weights")
     assert "numpy" in str(error.value) and subject.library in str(error.value)
 

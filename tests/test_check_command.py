@@ -86,7 +86,7 @@ def test_a_planted_error_gives_exit_code_1_and_its_place(run, tmp_path):
     code, output = run("-b", "numpy", "--report", page, subjects=(*FEW, planted("LSTM", 1.001)))
     assert code == 1
     assert "comparisons are WRONG" in output
-    assert re.search(r"WRONG: LSTM with <an error>, complex step: x at \[\d, \d, \d\]", output)
+    assert re.search(r"WRONG: LSTM with <an error>, complex step: 1.0e-03 in x at \[\d, \d, \d\]", output)
     assert "All gradients are right" not in output
     text = page.read_text("utf-8")
     assert 'class="verdict wrong"' in text

@@ -11,12 +11,11 @@ import cases
 import numpy as np
 import pytest
 from cases import LAYERS, packed, unpacked
-from subjects import Subject, only_kernel, tagged, vary
+from subjects import Subject, near, only_kernel, tagged, vary
 
-from polyrnn import recurrence
+from polyrnn import Gradients, recurrence
 from polyrnn.backends import tree_map
-from polyrnn import Gradients
-from polyrnn.testing import TOLERANCES, largest_error, unchanged
+from polyrnn.testing import unchanged
 
 DTYPES = ("float64", "float32")
 RICH = "bias/lengths"  # the stored sizes on which the properties are tested
@@ -183,7 +182,7 @@ def check_proof(run: Run, proof: cases.Proof) -> None:
         subject.close(own, proof.exact, "gradient", "float64", "grads")
     host = subject.host(own)
     for key, (direction, slope) in proof.slopes.items():
-        assert largest_error(np.sum(host[key] * direction), slope) <= TOLERANCES["differences", "float64"].limit, key
+        near(np.sum(host[key] * direction), slope, "differences", key)
 
 
 @vary(eager, kind=LAYERS)

@@ -1,4 +1,4 @@
-"""Bad input at the doors: one exception of the right type, whose message names the argument, its value and the remedy."""
+"""Bad input at the doors: one exception of the right type, which names the argument, its value and what is wanted."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -82,7 +82,9 @@ DOORS = {
     "dstate h alone for an LSTM": Bad(
         lambda a: LSTM.backward(tape(a), None, a(1, N, H)), TypeError, ("dstate is", "(h, c)")
     ),
-    "a step of rank 3": Bad(lambda a: LSTM.step(params(a), a(1, N, I)), ValueError, ("x has shape (1, 3, 2)", "(N, I)")),
+    "a step of rank 3": Bad(
+        lambda a: LSTM.step(params(a), a(1, N, I)), ValueError, ("x has shape (1, 3, 2)", "(N, I)")
+    ),
     "a step of another size": Bad(lambda a: LSTM.step(params(a), a(N, 3)), ValueError, ("x has shape", "3)")),
     "weight of another shape": Bad(
         lambda a: LSTM(params(a) | {"weight_hh_l0": a(H, 4 * H)}, a(T, N, I)),
@@ -99,11 +101,11 @@ DOORS = {
     "a parameter too many": Bad(
         lambda a: LSTM(params(a) | {"weight": a(2)}, a(T, N, I)), ValueError, ("has unknown weight", "LSTM expects")
     ),
-    "parameters in a list": Bad(
-        lambda a: LSTM(list(params(a).values()), a(T, N, I)), TypeError, ("list",)
-    ),
+    "parameters in a list": Bad(lambda a: LSTM(list(params(a).values()), a(T, N, I)), TypeError, ("list",)),
     "a member's parameter lacks": Bad(
-        lambda a: MODEL(without(params(a, MODEL), "head.bias"), ids(a, 1)), ValueError, ("lacks head.bias", "Sequential")
+        lambda a: MODEL(without(params(a, MODEL), "head.bias"), ids(a, 1)),
+        ValueError,
+        ("lacks head.bias", "Sequential"),
     ),
     # -- dtypes
     "x of another dtype": Bad(
@@ -121,7 +123,9 @@ DOORS = {
         lambda a: LSTM(params(a, LSTM, "int64"), a(T, N, I)), TypeError, ("params['weight_ih_l0'] has dtype int64",)
     ),
     "state of another dtype": Bad(
-        lambda a: GRU(params(a, GRU), a(T, N, I), a(1, N, H, dtype="float32")), TypeError, ("state h has dtype float32",)
+        lambda a: GRU(params(a, GRU), a(T, N, I), a(1, N, H, dtype="float32")),
+        TypeError,
+        ("state h has dtype float32",),
     ),
     "dy of another dtype": Bad(
         lambda a: GRU.backward(tape(a, GRU), a(T, N, H, dtype="float32")), TypeError, ("dy has dtype float32",)
@@ -129,9 +133,7 @@ DOORS = {
     "dstate of another dtype": Bad(
         lambda a: GRU.backward(tape(a, GRU), None, a(1, N, H, dtype="float32")), TypeError, ("dstate h has dtype",)
     ),
-    "ids of floats": Bad(
-        lambda a: TABLE(params(a, TABLE), a(T, N)), TypeError, ("x has dtype float64", "integer")
-    ),
+    "ids of floats": Bad(lambda a: TABLE(params(a, TABLE), a(T, N)), TypeError, ("x has dtype float64", "integer")),
     "ids of booleans": Bad(
         lambda a: TABLE(params(a, TABLE), a(T, N, dtype="bool")), TypeError, ("x has dtype bool", "integer")
     ),
@@ -162,15 +164,21 @@ DOORS = {
         lambda a: HEAD(params(a, HEAD), a(3), lengths=[1]), ValueError, ("x has shape (3,)", "(T, N)")
     ),
     # -- what is not there
-    "a state for Linear": Bad(lambda a: HEAD(params(a, HEAD), a(N, 3), a(N, 3)), ValueError, ("state", "Linear has none")),
+    "a state for Linear": Bad(
+        lambda a: HEAD(params(a, HEAD), a(N, 3), a(N, 3)), ValueError, ("state", "Linear has none")
+    ),
     "dstate for Linear": Bad(
-        lambda a: HEAD.backward(HEAD.forward(params(a, HEAD), a(N, 3))[2], None, a(N, 3)), ValueError, ("dstate", "Linear")
+        lambda a: HEAD.backward(HEAD.forward(params(a, HEAD), a(N, 3))[2], None, a(N, 3)),
+        ValueError,
+        ("dstate", "Linear"),
     ),
     "masks for a layer without dropout": Bad(
         lambda a: LSTM(params(a), a(T, N, I), masks=a(T, N, I, dtype="bool")), ValueError, ("masks", "LSTM")
     ),
     "masks of another shape": Bad(
-        lambda a: pr.Dropout(0.5)({}, a(T, N), masks=a(T, 1, dtype="bool")), ValueError, ("masks has shape (5, 1)", "(5, 3)")
+        lambda a: pr.Dropout(0.5)({}, a(T, N), masks=a(T, 1, dtype="bool")),
+        ValueError,
+        ("masks has shape (5, 1)", "(5, 3)"),
     ),
     "too few states for members": Bad(
         lambda a: MODEL(params(a, MODEL), ids(a, 1), (None, None)), ValueError, ("state", "3 members")
@@ -191,7 +199,9 @@ DOORS = {
         lambda a: pr.rnn_forward(a(I, N), a(H, N), textbook(a)), ValueError, ("x has shape (2, 3)", "(n_x, m, T_x)")
     ),
     "textbook xt of rank 3": Bad(
-        lambda a: pr.rnn_cell_forward(a(I, N, T), a(H, N), textbook(a)), ValueError, ("xt has shape (2, 3, 5)", "(n_x, m)")
+        lambda a: pr.rnn_cell_forward(a(I, N, T), a(H, N), textbook(a)),
+        ValueError,
+        ("xt has shape (2, 3, 5)", "(n_x, m)"),
     ),
     "textbook a0 of another batch": Bad(
         lambda a: pr.rnn_forward(a(I, N, T), a(H, 2), textbook(a)), ValueError, ("a0 has shape (7, 2)", "(7, 3)")
@@ -200,10 +210,14 @@ DOORS = {
         lambda a: pr.rnn_forward(a(I, N, T), a(H), textbook(a)), ValueError, ("a0 has shape (7,)", "(n_a, m)")
     ),
     "textbook c_prev": Bad(
-        lambda a: pr.lstm_cell_forward(a(I, N), a(H, N), a(5, N), textbook(a, "lstm")), ValueError, ("c_prev has shape (5, 3)",)
+        lambda a: pr.lstm_cell_forward(a(I, N), a(H, N), a(5, N), textbook(a, "lstm")),
+        ValueError,
+        ("c_prev has shape (5, 3)",),
     ),
     "textbook parameter lacks": Bad(
-        lambda a: pr.lstm_forward(a(I, N, T), a(H, N), without(textbook(a, "lstm"), "bo")), ValueError, ("parameters lacks bo",)
+        lambda a: pr.lstm_forward(a(I, N, T), a(H, N), without(textbook(a, "lstm"), "bo")),
+        ValueError,
+        ("parameters lacks bo",),
     ),
     "textbook parameters in a list": Bad(
         lambda a: pr.rnn_forward(a(I, N, T), a(H, N), [1]), TypeError, ("parameters is a list", "dict")
@@ -214,7 +228,9 @@ DOORS = {
         ("parameters['ba'] has shape (7,)", "(7, 1)"),
     ),
     "textbook dtype": Bad(
-        lambda a: pr.rnn_forward(a(I, N, T), a(H, N, dtype="float32"), textbook(a)), TypeError, ("a0 has dtype float32",)
+        lambda a: pr.rnn_forward(a(I, N, T), a(H, N, dtype="float32"), textbook(a)),
+        TypeError,
+        ("a0 has dtype float32",),
     ),
     "textbook da longer than x": Bad(
         lambda a: pr.rnn_backward(a(H, N, T + 1), caches(a)), ValueError, ("da has shape (7, 3, 6)", "T_x <= 5")
@@ -226,10 +242,14 @@ DOORS = {
         lambda a: pr.rnn_backward(a(5, N, T), caches(a)), ValueError, ("da has shape (5, 3, 5)", "(7, 3, 5)")
     ),
     "textbook dy of another size": Bad(
-        lambda a: pr.rnn_backward(a(H, N, T), caches(a), dy=a(5, N, T)), ValueError, ("dy has shape (5, 3, 5)", "(2, 3, 5)")
+        lambda a: pr.rnn_backward(a(H, N, T), caches(a), dy=a(5, N, T)),
+        ValueError,
+        ("dy has shape (5, 3, 5)", "(2, 3, 5)"),
     ),
     "textbook dy of another length": Bad(
-        lambda a: pr.rnn_backward(a(H, N, T), caches(a), dy=a(2, N, 3)), ValueError, ("dy has shape (2, 3, 3)", "(2, 3, 5)")
+        lambda a: pr.rnn_backward(a(H, N, T), caches(a), dy=a(2, N, 3)),
+        ValueError,
+        ("dy has shape (2, 3, 3)", "(2, 3, 5)"),
     ),
     "textbook without a gradient": Bad(
         lambda a: pr.rnn_backward(None, caches(a)), ValueError, ("da", "dy", "at least one")
@@ -269,7 +289,9 @@ def test_shapes_and_dtypes_are_refused_everywhere(subject, name):
 
 VALUES = {
     "an id too large": Bad(
-        lambda a: TABLE(params(a, TABLE), ids(a, 1, 11, 3)), ValueError, ("x holds the id 11", "0 <= id < num_embeddings = 11")
+        lambda a: TABLE(params(a, TABLE), ids(a, 1, 11, 3)),
+        ValueError,
+        ("x holds the id 11", "0 <= id < num_embeddings = 11"),
     ),
     "a negative id": Bad(
         lambda a: TABLE(params(a, TABLE), ids(a, 1, -1, 3)), ValueError, ("x holds the id -1", "0 <= id")
@@ -290,7 +312,9 @@ VALUES = {
         lambda a: LSTM(params(a), a(T, N, I), lengths=[5, 4, -1]), ValueError, ("lengths[2] = -1", "0 <= length")
     ),
     "a length on the device": Bad(
-        lambda a: GRU.forward(params(a, GRU), a(T, N, I), lengths=ids(a, 5, 9, 1)[0, ...]), ValueError, ("lengths[1] = 9",)
+        lambda a: GRU.forward(params(a, GRU), a(T, N, I), lengths=ids(a, 5, 9, 1)[0, ...]),
+        ValueError,
+        ("lengths[1] = 9",),
     ),
     "a length for Linear": Bad(
         lambda a: HEAD(params(a, HEAD), a(T, N, 3), lengths=[5, 6, 1]), ValueError, ("lengths[1] = 6",)
@@ -352,13 +376,21 @@ OPTIONS = {
     "projection": (lambda: pr.LSTM(3, 5, proj_size=2), ValueError, ("proj_size=2",)),
     "batch first": (lambda: pr.GRU(3, 5, batch_first=True), ValueError, ("batch_first=True",)),
     "dropout": (lambda: pr.GRU(3, 5, dropout=0.1), ValueError, ("dropout=0.1",)),
-    "nonlinearity": (lambda: pr.RNN(3, 5, nonlinearity="gelu"), ValueError, ("nonlinearity='gelu'", "'tanh'", "'relu'")),
+    "nonlinearity": (
+        lambda: pr.RNN(3, 5, nonlinearity="gelu"),
+        ValueError,
+        ("nonlinearity='gelu'", "'tanh'", "'relu'"),
+    ),
     "p of one": (lambda: pr.Dropout(1.0), ValueError, ("p=1.0", "0 <= p < 1")),
     "p below zero": (lambda: pr.Dropout(-0.1), ValueError, ("p=-0.1",)),
     "no ids": (lambda: pr.Embedding(0, 3), ValueError, ("num_embeddings=0",)),
     "no features": (lambda: pr.Linear(3, 0), ValueError, ("out_features=0",)),
     "no members": (lambda: pr.Sequential(), ValueError, ("at least one module",)),
-    "no module": (lambda: pr.Sequential(pr.Linear(3, 2), lambda x: x), TypeError, ("Sequential: 1 is", "expected a module")),
+    "no module": (
+        lambda: pr.Sequential(pr.Linear(3, 2), lambda x: x),
+        TypeError,
+        ("Sequential: 1 is", "expected a module"),
+    ),
     "a dtype of integers": (lambda: pr.LSTM(3, 5).init(dtype="int64"), (TypeError, ValueError), ("int64",)),
     "a seed of text": (lambda: pr.LSTM(3, 5).init(seed="one"), (TypeError, ValueError), ("seed",)),
     "a negative seed": (lambda: pr.LSTM(3, 5).init(seed=-1), ValueError, ("seed",)),

@@ -13,13 +13,13 @@ import pytest
 import subjects
 from cases import LAYERS, packed, unpacked
 from oracle import jax_loops
+from subjects import near
 
 import polyrnn as pr
 from polyrnn.cells import GRUCell
-from polyrnn.testing import TOLERANCES, assert_close, largest_error
+from polyrnn.testing import assert_close, largest_error
 
 JAX = subjects.ALL["jax"]
-GRADIENT = TOLERANCES["gradient", "float64"].limit
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def test_the_references_are_jax_grad_of_the_oracle(kind, lengths):
     found = JAX.host(jax.grad(of_the_oracle)(point_of(case)))
     wanted = {**expected.params, "x": expected.x, **dict(zip(case.layer.cell.states, expected.dstate0, strict=True))}
     for key, value in wanted.items():
-        assert largest_error(found[key], value) <= GRADIENT, key
+        near(found[key], value, "gradient", key)
 
 
 # ---- jax.grad --------------------------------------------------------------------------------------------------

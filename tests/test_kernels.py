@@ -22,7 +22,7 @@ from polyrnn.testing import assert_close
 
 NUMPY = subjects.ALL["numpy"]
 KINDS = ("rnn_tanh", "rnn_relu", "lstm", "gru")  # that have a kernel for NumPy
-WIDE = (7, 17, 3, 5)  # T, N, I, H: a batch for which the input's share is formed in another way than for the stored ones
+WIDE = (7, 17, 3, 5)  # T, N, I, H: the input's share is formed in another way than for small batches
 LENGTHS = (7, 3, 0, 1, 5, 7, 2, 6, 4, 7, 1, 3, 5, 0, 2, 6, 7)
 
 

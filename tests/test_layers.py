@@ -1,4 +1,4 @@
-"""What the layers promise beside their numbers: descriptions, initial parameters, memory; and the proofs of the proofs."""
+"""What the layers promise beside their numbers; and that the references of the contract tests agree."""
 
 import copy
 import dataclasses
@@ -10,10 +10,9 @@ import cases
 import numpy as np
 import pytest
 from cases import LAYERS, layer_of, packed
-from subjects import only_kernel, with_kernels, ALL
+from subjects import ALL, near, only_kernel, with_kernels
 
 import polyrnn as pr
-from polyrnn.testing import TOLERANCES, largest_error
 
 # ---- the references themselves: stored results, differences and loops agree ------------------------------------
 
@@ -21,18 +20,22 @@ from polyrnn.testing import TOLERANCES, largest_error
 @pytest.mark.parametrize("name", cases.ANALYTIC)
 def test_complex_steps_are_the_stored_gradients(name):
     expected, exact = cases.expected(name), cases.complex_step(cases.get(name))
-    own = {**expected.params, "x": expected.x, **dict(zip(cases.get(name).layer.cell.states, expected.dstate0))}
+    own = {
+        **expected.params,
+        "x": expected.x,
+        **dict(zip(cases.get(name).layer.cell.states, expected.dstate0, strict=True)),
+    }
     for key, value in own.items():
-        assert largest_error(exact[key], value) <= TOLERANCES["gradient", "float64"].limit, key
+        near(exact[key], value, "gradient", key)
 
 
 @pytest.mark.parametrize("name", cases.NAMES)
 def test_differences_are_the_stored_gradients(name, rng):
     case, expected = cases.get(name), cases.expected(name)
-    own = {**expected.params, "x": expected.x, **dict(zip(case.layer.cell.states, expected.dstate0))}
+    own = {**expected.params, "x": expected.x, **dict(zip(case.layer.cell.states, expected.dstate0, strict=True))}
     for key, (direction, slope) in cases.differences(case, rng).items():
         assert abs(slope) > 1e-4
-        assert largest_error(np.sum(own[key] * direction), slope) <= TOLERANCES["differences", "float64"].limit, key
+        near(np.sum(own[key] * direction), slope, "differences", key)
 
 
 # ---- descriptions ----------------------------------------------------------------------------------------------
@@ -58,7 +61,9 @@ def test_layers_of_different_kinds_differ():
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("kind", "gates"), [("rnn_tanh", 1), ("rnn_relu", 1), ("lstm", 4), ("gru", 3), ("gru_before", 3)])
+@pytest.mark.parametrize(
+    ("kind", "gates"), [("rnn_tanh", 1), ("rnn_relu", 1), ("lstm", 4), ("gru", 3), ("gru_before", 3)]
+)
 def test_parameters_have_pytorchs_names_and_shapes(kind, gates, bias):
     expected = {"weight_ih_l0": (gates * 5, 3), "weight_hh_l0": (gates * 5, 5)}
     expected |= {"bias_ih_l0": (gates * 5,), "bias_hh_l0": (gates * 5,)} if bias else {}
@@ -68,7 +73,6 @@ def test_parameters_have_pytorchs_names_and_shapes(kind, gates, bias):
 
 
 # ---- initial parameters ----------------------------------------------------------------------------------------
-
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -165,10 +169,11 @@ def test_pytorch_itself(kind, lengths, rng):
 
     own_y, own_end, tape = layer.forward(params, x, packed(state), lengths=lengths)
     grads = layer.backward(tape, dy, packed(dstate))
-    near = {key: TOLERANCES[key, "float64"].limit for key in ("forward", "gradient")}
-    assert largest_error(own_y, y.detach()) <= near["forward"]
+    near(own_y, y.detach(), "forward")
     own_ends = own_end if isinstance(own_end, tuple) else (own_end,)
-    assert all(largest_error(a, b.detach()) <= near["forward"] for a, b in zip(own_ends, ends, strict=True))
+    for a, b in zip(own_ends, ends, strict=True):
+        near(a, b.detach(), "forward")
     own = [*grads.params.values(), grads.x, *(grads.state if isinstance(grads.state, tuple) else (grads.state,))]
     theirs = [*(dict(peer.named_parameters())[k].grad for k in params), *(leaf.grad for leaf in leaves)]
-    assert all(largest_error(a, b) <= near["gradient"] for a, b in zip(own, theirs, strict=True))
+    for a, b in zip(own, theirs, strict=True):
+        near(a, b, "gradient")

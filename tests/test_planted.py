@@ -195,7 +195,13 @@ TABLE = [
     Plant(*EMBEDDING, 'xp.take(params["weight"], flat', 'xp.take(params["weight"], last - flat'),
     Plant(*EMBEDDING, "scatter_add(rows, kept", "scatter_add(rows * 2, kept"),
     Plant("embedding", "backends/_numpy.py", "def scatter_add", "total[rows] = ", "total[rows] += 0 * "),
-    Plant("embedding", "backends/_numpy.py", "def scatter_add", "numpy.add.reduceat(values[order]", "numpy.add.reduceat(values"),
+    Plant(
+        "embedding",
+        "backends/_numpy.py",
+        "def scatter_add",
+        "numpy.add.reduceat(values[order]",
+        "numpy.add.reduceat(values",
+    ),
     Plant(*LINEAR, 'y = y + params["bias"] if self.bias else y', "y = y + 0"),
     Plant(*LINEAR, 'flat @ params["weight"].mT', '-flat @ params["weight"].mT'),
     Plant(*LINEAR, "flat.mT @ kept", "flat.mT @ kept / kept.shape[0]"),
@@ -208,7 +214,9 @@ TABLE = [
     Plant(*DROPOUT, "x.shape, self.p, device)", "x.shape, 1 - self.p, device)"),
     Plant(*SEQUENTIAL, "dy = grads.x", "dy = grads.x if grads.x is None else -grads.x"),
     Plant(*SEQUENTIAL, "module.backward(tape.tapes[k], dy, states[k])", "module.backward(tape.tapes[k], dy)"),
-    Plant(*SEQUENTIAL, "_masks.fold(backend_of(part or x).xp, seed, k)", "_masks.fold(backend_of(part or x).xp, seed, 0)"),
+    Plant(
+        *SEQUENTIAL, "_masks.fold(backend_of(part or x).xp, seed, k)", "_masks.fold(backend_of(part or x).xp, seed, 0)"
+    ),
     Plant(*SEQUENTIAL, "module.step(part, x, before)", "module.step(part, x)"),
     # -- the kernels for NumPy
     Plant(*KERNEL, "np.copyto(new, was, where=~valid[t])", "np.copyto(new, was, where=valid[t])"),
@@ -221,7 +229,11 @@ TABLE = [
     Plant(*KERNEL, 'grads["bias_ih"] += dpre.sum(axis=1)', 'grads["bias_ih"] += dpre.mean(axis=1)'),
     Plant(*KERNEL, "np.matmul(dpre.T, W,", "np.matmul(-dpre.T, W,"),
     Plant(*KERNEL, "np.where(valid, y, np.zeros((), dtype))", "y"),
-    Plant(*PROJECTION, "W if b is None else np.concatenate((W, b[:, None]), axis=1)", "W if b is None else np.concatenate((W, 2 * b[:, None]), axis=1)"),
+    Plant(
+        *PROJECTION,
+        "W if b is None else np.concatenate((W, b[:, None]), axis=1)",
+        "W if b is None else np.concatenate((W, 2 * b[:, None]), axis=1)",
+    ),
     Plant(*PROJECTION, "self.inputs[:k] = x\n", "self.inputs[:k] = -x\n"),
     Plant(*PROJECTION, "np.matmul(U_T, dz, out=dh)", "np.matmul(U_T, -dz, out=dh)"),
     Plant(*PROJECTION, "np.multiply(dh, stands[0], out=spare)", "spare[...] = 0"),
@@ -274,7 +286,11 @@ TABLE = [
     Plant(*SQUARES, "xp.sum(difference * difference) * weight", "xp.sum(difference * difference) * weight / 2"),
     # -- the textbook functions
     Plant(*TEXTBOOK, '(grads["weight_hh"], grads["weight_ih"])', '(-grads["weight_hh"], grads["weight_ih"])'),
-    Plant(*TEXTBOOK, '{"weight_ih": both[:, n_a:], "weight_hh": both[:, :n_a]}', '{"weight_ih": both[:, :-n_a], "weight_hh": both[:, -n_a:]}'),
+    Plant(
+        *TEXTBOOK,
+        '{"weight_ih": both[:, n_a:], "weight_hh": both[:, :n_a]}',
+        '{"weight_ih": both[:, :-n_a], "weight_hh": both[:, -n_a:]}',
+    ),
     Plant(*TEXTBOOK, 'f"d{b}": grads["bias_ih"][rows, None]', 'f"d{b}": -grads["bias_ih"][rows, None]'),
     Plant(*TEXTBOOK, "r.h_prev, r.c_prev, r.f, r.i, r.g, r.o", "r.h_prev, r.c_prev, r.i, r.f, r.g, r.o"),
     Plant(*TEXTBOOK, "tanh_c=xp.tanh(c_next)", "tanh_c=c_next"),

@@ -235,7 +235,7 @@ def test_mixed_backends_are_refused(rng):
     model, optimizer = language_model(), pr.Adam()
     params, x = model.init(), ids(rng, T, N)
     step = train_step(model, pr.softmax_cross_entropy, optimizer)
-    with pytest.raises(TypeError, match="numpy.* mixed|mixed.*numpy"):
+    with pytest.raises(TypeError, match=r"numpy.* mixed|mixed.*numpy"):
         step(params, optimizer.init(params), x, pr.backend("array_api_strict").asarray(x))
 
 

@@ -14,6 +14,7 @@ from ._matrix import AGREEMENT, PROOF, Column, Entry, Matrix, short
 
 # Geometry of the picture, in pixels.
 LABEL, CELL, ROW, HEAD, GAP, GROUP = 216, 76, 21, 78, 26, 26
+LEGEND = 480  # the width that it takes
 # Errors from 1e-17 (dark green) to the tolerance (pale) on a logarithmic scale; beyond it red.
 LEAST = -17
 GREENS = ((11, 110, 79), (122, 190, 140), (236, 244, 214))
@@ -76,7 +77,7 @@ def picture(matrix: Matrix) -> str:
     """The matrix as an SVG heat map, with numbers, and a legend under it."""
     shapes: list[str] = []
     lefts = _lefts(matrix.columns)
-    right = max(lefts) + CELL
+    right = max(max(lefts) + CELL, LABEL + LEGEND)
     for part, title in ((PROOF, "proof: relative error against"), (AGREEMENT, "agreement with NumPy float64")):
         of_part = [x for x, column in zip(lefts, matrix.columns, strict=True) if column.part == part]
         if of_part:

@@ -18,6 +18,7 @@ from ..training import TrainStep, evaluate, train_step
 from ._history import Row
 from ._model import LanguageModel, reading_windows
 from ._progress import Display, Report
+from ._threads import Threads
 
 EVALUATIONS = 8  # of the held-back text, on the way
 SECONDS_BETWEEN_READINGS = 0.2
@@ -100,7 +101,13 @@ class Pace:
 
 
 def learn(
-    o: SimpleNamespace, found: LanguageModel, learned: np.ndarray, held: np.ndarray, display: Display, stop: Stop
+    o: SimpleNamespace,
+    found: LanguageModel,
+    learned: np.ndarray,
+    held: np.ndarray,
+    display: Display,
+    stop: Stop,
+    threads: Threads,
 ) -> Result:
     """Train until `o.steps` are made, or `o.seconds` are over, or `stop` says so.
 
@@ -126,7 +133,8 @@ def learn(
                 raise ValueError(f"the loss of step {step} is {rows[-1].loss}; use a smaller --learning-rate")
         waiting.clear()
 
-    for step, (x, y, new_epoch) in enumerate(windows(learned, o.batch_size, o.sequence_length), start=1):
+    text = threads.tune(windows(learned, o.batch_size, o.sequence_length))
+    for step, (x, y, new_epoch) in enumerate(text, start=1):
         params, optimizer_state, state, value, norm = update(
             params,
             optimizer_state,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sys
@@ -165,10 +166,10 @@ def _plain(matrix: Matrix, columns: list[Column], title: str) -> None:
 
 def summary(matrix: Matrix, seconds: float) -> list[str]:
     """What it comes to, what is wrong, and what could not run."""
-    from ._matrix import AGREEMENT, PROOF
+    from ._matrix import AGREEMENT, PROOF, short
 
     largest = "; ".join(
-        f"{column.name} {error:.0e}"
+        f"{column.name} {short(error)}"
         for column in matrix.columns
         if column.part == PROOF and (error := matrix.largest(column)) is not None
     )
@@ -185,11 +186,17 @@ def summary(matrix: Matrix, seconds: float) -> list[str]:
         f"{verdict}: {len(matrix.subjects)} subjects, {matrix.count(PROOF)} comparisons with independent gradients "
         f"(largest errors: {largest}) and {matrix.count(AGREEMENT)} between backends, in {seconds:.0f} s."
     ]
-    lines += [f"WRONG: {subject}, {column}: {entry.note}" for subject, column, entry in failures]
+    lines += [f"WRONG: {subject}, {column}: {_words(entry)}" for subject, column, entry in failures]
     notes = {e.note for e in matrix.entries.values() if e.error is None}
     lines += [f"A dash where a column does not apply: {'; '.join(sorted(notes))}."] if notes else []
     lines += [f"Not run: {name}{_stands_for(name)}: {reason}" for name, reason in matrix.absent.items()]
     return lines
+
+
+def _words(entry: Entry) -> str:
+    """What is wrong: the error, where it is a number, and its place."""
+    number = entry.error is not None and math.isfinite(entry.error)
+    return f"{entry.error:.1e} in {entry.note}" if number else entry.note
 
 
 def _stands_for(name: str) -> str:

@@ -32,6 +32,7 @@ def evaluate(
     from ..losses import softmax_cross_entropy
     from ..training import evaluate as mean_loss
     from ._model import load, named, reading_windows, unknown_characters
+    from ._threads import Threads
 
     found = load(model, backend, device)
     content = load_text(text)
@@ -51,7 +52,7 @@ def evaluate(
             "that there is one to predict"
         )
     start = time.perf_counter()
-    windows = reading_windows(found.vocabulary.encode(content))
+    windows = Threads(found.backend, found.config["hidden_size"], 16).tune(reading_windows(found.vocabulary.encode(content)))
     loss = mean_loss(found.model, softmax_cross_entropy, found.params, windows)
     seconds = time.perf_counter() - start
     print(f"{loss / math.log(2):.4f} bits per character")

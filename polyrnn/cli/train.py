@@ -15,7 +15,7 @@ import typer
 from ..data import Vocabulary
 
 FILES = ("model.safetensors", "history.csv", "curve.png")
-STEPS, SECONDS = 1600, 40.0  # by default: `polyrnn train` ends within a minute, on a slow machine too
+STEPS, SECONDS = 1600, 45.0  # by default: `polyrnn train` ends within a minute, on a slow machine too
 LEARNING_RATES = {"adam": 0.03, "adamw": 0.03, "rmsprop": 0.003, "sgd": 1.0}
 MARGIN = 10
 ON_THE_WAY = 100_000  # characters of the held-back text that are measured on during training
@@ -102,6 +102,9 @@ def train(
     ] = None,
     device: Annotated[str | None, typer.Option(help="Such as cuda:1.", show_default="the backend's own")] = None,
     dtype: Annotated[DType, typer.Option(help="Precision.")] = DType.float32,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of NumPy's products.", show_default="what is fastest, measured")
+    ] = None,
     prompt: Annotated[
         str, typer.Option(help="What the sample begins with.", show_default="the beginning of a line")
     ] = "",
@@ -126,6 +129,7 @@ def run(o: SimpleNamespace) -> None:
     from ._loop import Stop, learn
     from ._model import LanguageModel, known_prompt
     from ._progress import open_display
+    from ._threads import Threads
     from ._words import print_row
     from .sample import generate
 
@@ -141,10 +145,10 @@ def run(o: SimpleNamespace) -> None:
     words = f"{name}: {len(learned) + len(held):,} characters, {len(vocabulary)} different ones, {shares}"
     for what, said in (("Text", words), ("Model", describe(found)), ("Training", plan(o))):
         print_row(what, said, MARGIN)
-    display = open_display()
+    display, threads = open_display(), Threads(found.backend, o.hidden_size, o.batch_size, o.threads)
     with Stop() as stop:
         try:
-            result = learn(o, found, learned, held[:ON_THE_WAY], display, stop)
+            result = learn(o, found, learned, held[:ON_THE_WAY], display, stop, threads)
         finally:
             display.close()
         checkpoint.save(paths[0], result.params, {**found.config, "training": settings(o, name, result)})
@@ -155,7 +159,7 @@ def run(o: SimpleNamespace) -> None:
     words = f"{result.rows[-1].step:,} steps, {result.characters:,} characters, {speed:,.0f} characters/s"
     print_row("Trained", words, MARGIN)
     if len(held):
-        bits = measure(found, held)
+        bits = measure(found, held, threads)
         result.rows[-1] = result.rows[-1]._replace(held_back=bits)
         print_row("Held back", f"{bits:.3f} bits per character", MARGIN)
     per_step = o.batch_size * o.sequence_length
@@ -262,13 +266,14 @@ def prepare_folder(folder: Path, force: bool) -> None:
         raise type(error)(f"--out {folder}: no file can be written there: {error.strerror}") from error
 
 
-def measure(found: Any, ids: np.ndarray) -> float:
+def measure(found: Any, ids: np.ndarray, threads: Any) -> float:
     """The bits per character of ids."""
     from ..losses import softmax_cross_entropy
     from ..training import evaluate
     from ._model import reading_windows
 
-    return evaluate(found.model, softmax_cross_entropy, found.params, reading_windows(ids)) / math.log(2)
+    windows = threads.tune(reading_windows(ids))
+    return evaluate(found.model, softmax_cross_entropy, found.params, windows) / math.log(2)
 
 
 def describe(found: Any) -> str:
