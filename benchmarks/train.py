@@ -76,7 +76,7 @@ def run_torch(steps):
 def compare(threads, torch_python, rounds=5, steps=60):
     """The two in turn, each in a fresh process."""
     count = str(threads)
-    environment = os.environ | {name: count for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), count)
     environment["PYTHONPATH"] = str(ROOT)
     speeds: dict[str, list[float]] = {"polyrnn": [], "torch": []}
     for _ in range(rounds):
@@ -92,9 +92,7 @@ def compare(threads, torch_python, rounds=5, steps=60):
             print(f"{name:8} {statistics.median(values):10,.0f} characters/s   {[round(v) for v in values]}")
     if all(speeds.values()):
         pairs = [a / b for a, b in zip(speeds["polyrnn"], speeds["torch"], strict=True)]
-        print(
-            f"polyrnn / torch, pair by pair: median {statistics.median(pairs):.2f}, {min(pairs):.2f} to {max(pairs):.2f}"
-        )
+        print(f"polyrnn / torch by pairs: median {statistics.median(pairs):.2f}, {min(pairs):.2f} to {max(pairs):.2f}")
     return speeds
 
 

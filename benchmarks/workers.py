@@ -1,7 +1,7 @@
 """The subjects of the benchmark, each in a process of its own:  python workers.py SUBJECT THREADS
 
-Reads one JSON line a job from standard input, {"task", "cell", "size", "dtype"}, runs it once (after a warm-up, the first time) and
-answers with one JSON line: {"ms": time} or {"skip": reason}.
+Reads one JSON line a job from standard input, {"task", "cell", "size", "dtype"}, runs it once (the first time after
+a warm-up) and answers with one JSON line: {"ms": time} or {"skip": true}.
 """
 
 import functools
@@ -64,7 +64,7 @@ class Textbook:
     def prepare(self, task, cell, size, dtype):
         if cell != "LSTM":
             return None
-        T, N, I, H = size
+        _, N, I, H = size
         rng = np.random.default_rng(0)
         scale = H**-0.5
         parameters = {f"W{g}": scale * rng.standard_normal((H, H + I)) for g in "fico"}

@@ -43,7 +43,8 @@ class Textbook:
 
     def from_core(self, xp: Any, grads: dict) -> dict:
         both = xp.concat((grads["weight_hh"], grads["weight_ih"]), axis=1)
-        n_a, result = both.shape[0] // len(self.weights), {}
+        n_a = both.shape[0] // len(self.weights)
+        result: dict[str, Any] = {}
         for k, (W, b) in enumerate(self.weights):
             rows = slice(k * n_a, (k + 1) * n_a)
             result |= {f"d{W}": both[rows, :], f"d{b}": grads["bias_ih"][rows, None]}

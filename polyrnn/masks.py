@@ -95,8 +95,8 @@ def fold(xp: Any, seed: Any, data: Any, device: Any = None) -> Array:
     >>> fold(np, key, 0).shape
     (2,)
     """
-    key = _two_words(xp, seed, "seed", device)
-    data = _two_words(xp, data, "data", device)
+    key = two_words(xp, seed, "seed", device)
+    data = two_words(xp, data, "data", device)
     return xp.concat(threefry(xp, key, (data[0:1], data[1:2])))
 
 
@@ -147,7 +147,7 @@ def keep_mask(xp: Any, key: Array, shape: tuple[int, ...], rate: float, device: 
     return xp.reshape(xp.reshape(kept, (rows, 2 * pair.shape[1]))[:, :rest], shape)
 
 
-def _two_words(xp: Any, number: Any, name: str, device: Any) -> Array:
+def two_words(xp: Any, number: Any, name: str, device: Any) -> Array:
     """A number of 64 bits as two's complement: its low and its high word."""
     if isinstance(number, Integral) and not isinstance(number, bool):
         number = int(number)

@@ -64,14 +64,16 @@ class Embedding(Stateless):
     def _run(self, backend: Backend, params: dict, x: Any, seed: Any, masks: Any) -> tuple[Any, Any]:
         xp, last = backend.xp, self.num_embeddings - 1
         flat = xp.reshape(x, (-1,))
-        if backend.is_concrete(flat):
+        concrete = backend.is_concrete(flat)
+        if concrete and flat.shape[0]:
             # A GPU would wrap an id silently, so the two extremes are looked at on the host.
-            if flat.shape[0] and not 0 <= (low := int(xp.min(flat))) <= (high := int(xp.max(flat))) <= last:
+            low, high = int(xp.min(flat)), int(xp.max(flat))
+            if low < 0 or high > last:
                 wrong = low if low < 0 else high
                 raise ValueError(f"x holds the id {wrong}; expected 0 <= id < num_embeddings = {self.num_embeddings}")
         if dtype_name(flat) not in ("int64", "int32"):  # PyTorch takes no other index
             flat = xp.astype(flat, xp.int32)
-        if not backend.is_concrete(flat):
+        if not concrete:
             flat = xp.clip(flat, 0, last)
         return xp.reshape(xp.take(params["weight"], flat, axis=0), (*x.shape, self.embedding_dim)), flat
 

@@ -31,7 +31,7 @@ def steps_per_block(batch: int) -> int:
 
 def forward(
     backend: Backend, cell: Cell, params: dict, x: Any, state: tuple, valid: Any = None, keep: bool = True
-) -> tuple[Any, tuple, Tape | None]:
+) -> tuple[Any, tuple, Any]:
     """Run the cell over x (T, I, N) from `state` -> y (T, H, N), the final state, and the tape if `keep`.
 
     `valid` (T, 1, N), if given, says where the sequences still run: elsewhere y is zero and the state stands still.

@@ -14,7 +14,7 @@ from ._door import valid_steps
 from ._module import Module
 from .backends import Backend, backend_of
 from .losses import Loss
-from .masks import _two_words, fold
+from .masks import fold, two_words
 from .optimizers import Optimizer, apply_updates, clip_by_global_norm, global_norm
 
 __all__ = ["TrainStep", "evaluate", "initial_state", "train_step", "value_and_grad"]
@@ -175,7 +175,7 @@ def train_step(
     @functools.lru_cache(maxsize=8)
     def key_of(backend: Backend, seed: int) -> Array:
         # As an argument of a compiled function a Python int would have to fit in 32 bits.
-        return backend.asarray(_two_words(numpy, seed, "seed", None))
+        return backend.asarray(two_words(numpy, seed, "seed", None))
 
     def step(
         params: Arrays,

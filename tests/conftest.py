@@ -10,6 +10,7 @@ import pytest
 import subjects
 
 if importlib.util.find_spec("jax"):
+    subjects.compile_quickly()
     import jax
 
     # Once for the process: a context would not reach into functions that are compiled already.

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -110,7 +112,10 @@ def test_training_writes_a_model_a_history_and_a_curve(trained, model):
     ],
     ids=lambda options: " ".join(map(str, options[:2])),
 )
-def test_options_of_training(trained, tmp_path, options):
+def test_options_of_training(trained, tmp_path, options, monkeypatch):
+    # A clock of its own, a hundredth of a second a look: nothing here depends on how fast the machine is.
+    clock = itertools.count()
+    monkeypatch.setattr("polyrnn.cli._loop.time", SimpleNamespace(perf_counter=lambda: next(clock) / 100))
     steps = () if "--time" in options else ("--steps", 40)
     result = run("train", trained / "text.txt", "--out", tmp_path / "new" / "out", *SMALL, *steps, *options)
     assert result.exit_code == 0, result.output

@@ -246,16 +246,12 @@ def test_no_branch_on_a_backends_name():
 def after(statement: str, expression: str) -> object:
     """What `expression` is in a fresh interpreter after `statement`; through JSON."""
     code = f"import json, sys\n{statement}\nprint(json.dumps({expression}))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=PACKAGE.parent
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=PACKAGE.parent)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-PUBLIC_HERE = sorted(
-    name for name in PUBLIC_MODULES if {f"{name}.py", f"{name}/__init__.py"} & SOURCES.keys()
-)
+PUBLIC_HERE = sorted(name for name in PUBLIC_MODULES if {f"{name}.py", f"{name}/__init__.py"} & SOURCES.keys())
 
 
 @pytest.mark.parametrize("module", ["polyrnn", *(f"polyrnn.{name}" for name in PUBLIC_HERE)])
@@ -378,6 +374,4 @@ def test_what_is_allowed_is_not_found(rule, file, source):
 
 
 def test_a_planted_import_is_seen_in_the_interpreter():
-    assert after("import wsgiref", "[name for name in ('wsgiref', 'jax') if name in sys.modules]") == [
-        "wsgiref"
-    ]
+    assert after("import wsgiref", "[name for name in ('wsgiref', 'jax') if name in sys.modules]") == ["wsgiref"]

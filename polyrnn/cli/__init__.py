@@ -9,6 +9,7 @@ def main() -> None:
     """Run the command line with the arguments of the process, and exit."""
     try:
         import rich  # noqa: F401
+        import threadpoolctl  # noqa: F401
         import typer  # noqa: F401
     except ImportError as error:
         print(f'polyrnn: the command line needs {error.name}: pip install "polyrnn[cli]"', file=sys.stderr)

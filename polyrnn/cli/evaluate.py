@@ -52,7 +52,8 @@ def evaluate(
             "that there is one to predict"
         )
     start = time.perf_counter()
-    windows = Threads(found.backend, found.config["hidden_size"], 16).tune(reading_windows(found.vocabulary.encode(content)))
+    threads = Threads(found.backend, found.config["hidden_size"], batch=16)
+    windows = threads.tune(reading_windows(found.vocabulary.encode(content)))
     loss = mean_loss(found.model, softmax_cross_entropy, found.params, windows)
     seconds = time.perf_counter() - start
     print(f"{loss / math.log(2):.4f} bits per character")

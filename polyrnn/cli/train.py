@@ -1,5 +1,6 @@
 """`polyrnn train`: a character-level language model of a text."""
 
+import itertools
 import math
 import shlex
 import tempfile
@@ -61,7 +62,12 @@ def train(
             show_default=False,
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The folder for the files that are written.")] = Path("polyrnn-out"),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder for the files that are written.", show_default="polyrnn-out, or polyrnn-out-2, ..."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the files of an earlier training in it.")] = False,
     cell: Annotated[Cell, typer.Option(help="The recurrent layer.")] = Cell.lstm,
     hidden_size: Annotated[int, typer.Option(min=1, help="Units of the recurrent layer.")] = 128,
@@ -138,6 +144,7 @@ def run(o: SimpleNamespace) -> None:
     name, vocabulary, learned, held = read_text(o)
     begin = known_prompt(vocabulary, o.prompt)
     found = new_model(o, vocabulary)
+    o.out = o.out or free_folder(o.force)
     prepare_folder(o.out, o.force)
     paths = [o.out / file for file in FILES]
 
@@ -249,6 +256,12 @@ def new_model(o: SimpleNamespace, vocabulary: Vocabulary) -> Any:
     chosen = open_backend(o.backend, o.device)
     model = build(config)
     return LanguageModel(model, model.init(o.seed, chosen, o.dtype.value), vocabulary, config, chosen)
+
+
+def free_folder(force: bool) -> Path:
+    """Where to write by default: `polyrnn-out`, or the first of `polyrnn-out-2` ... that holds no training yet."""
+    names = itertools.chain(["polyrnn-out"], (f"polyrnn-out-{k}" for k in itertools.count(2)))
+    return next(Path(name) for name in names if force or not any((Path(name) / file).exists() for file in FILES))
 
 
 def prepare_folder(folder: Path, force: bool) -> None:

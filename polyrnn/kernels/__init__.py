@@ -50,11 +50,13 @@ _switch: contextvars.ContextVar[bool | None] = contextvars.ContextVar("polyrnn_k
 
 
 @functools.cache
-def _load(backend: str, cell: type[Cell]) -> Kernel | None:
-    if (backend, cell) not in _REGISTRY:
-        return None
-    module, name = _REGISTRY[backend, cell]
+def _open(module: str, name: str) -> Kernel:
     return getattr(importlib.import_module(f".{module}", __package__), name)()
+
+
+def _load(backend: str, cell: type[Cell]) -> Kernel | None:
+    entry = _REGISTRY.get((backend, cell))
+    return None if entry is None else _open(*entry)
 
 
 def _on() -> bool:
@@ -85,9 +87,8 @@ def kernels_in_use() -> dict[str, str]:
     """
     if not _on():
         return {}
-    loaded = {(name, cell): _load(name, cell) for name, cell in _REGISTRY}
     return {
-        f"{name} {cell.__name__.removesuffix('Cell')}": kernel.name for (name, cell), kernel in loaded.items() if kernel
+        f"{name} {cell.__name__.removesuffix('Cell')}": _open(*entry).name for (name, cell), entry in _REGISTRY.items()
     }
 
 

@@ -83,9 +83,7 @@ def rnn(
     return y, h
 
 
-def lstm(
-    params: Arrays, x: Any, h0: Any, c0: Any, lengths: Any = None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def lstm(params: Arrays, x: Any, h0: Any, c0: Any, lengths: Any = None) -> tuple[jax.Array, jax.Array, jax.Array]:
     """i, f, o = sigmoid, g = tanh; c' = f c + i g; h' = o tanh(c').  Returns y, the final h and c."""
     i, f, g, o = split_gates(params, 4)
 
@@ -102,9 +100,7 @@ def lstm(
     return y, h, c
 
 
-def gru(
-    params: Arrays, x: Any, h0: Any, lengths: Any = None, reset_after: bool = True
-) -> tuple[jax.Array, jax.Array]:
+def gru(params: Arrays, x: Any, h0: Any, lengths: Any = None, reset_after: bool = True) -> tuple[jax.Array, jax.Array]:
     """r, z = sigmoid; h' = (1 - z) n + z h.  Returns y (T, N, H) and the final h (N, H).
 
     Reset after (PyTorch): n = tanh(W x + b_i + r (U h + b_h)).

@@ -82,9 +82,7 @@ def over_time(
     return y, last
 
 
-def rnn(
-    params: Arrays, x: Array, h0: Array, lengths: Any = None, nonlinearity: str = "tanh"
-) -> tuple[Array, Array]:
+def rnn(params: Arrays, x: Array, h0: Array, lengths: Any = None, nonlinearity: str = "tanh") -> tuple[Array, Array]:
     """h' = tanh(W x + b_i + U h + b_h), or relu; returns y (T, N, H) and the final h (N, H)."""
     (g,) = split_gates(params, 1)
     activations: dict[str, Callable[[Array], Array]] = {"tanh": np.tanh, "relu": relu}
@@ -115,9 +113,7 @@ def lstm(params: Arrays, x: Array, h0: Array, c0: Array, lengths: Any = None) ->
     return y, h, c
 
 
-def gru(
-    params: Arrays, x: Array, h0: Array, lengths: Any = None, reset_after: bool = True
-) -> tuple[Array, Array]:
+def gru(params: Arrays, x: Array, h0: Array, lengths: Any = None, reset_after: bool = True) -> tuple[Array, Array]:
     """r, z = sigmoid; h' = (1 - z) n + z h.  Returns y (T, N, H) and the final h (N, H).
 
     Reset after (PyTorch): n = tanh(W x + b_i + r (U h + b_h)).
@@ -161,9 +157,7 @@ def textbook_rnn(x: Array, a0: Array, parameters: Arrays) -> tuple[Array, Array]
     return a, y
 
 
-def textbook_lstm(
-    x: Array, a0: Array, parameters: Arrays, c0: Array | None = None
-) -> tuple[Array, Array, Array]:
+def textbook_lstm(x: Array, a0: Array, parameters: Arrays, c0: Array | None = None) -> tuple[Array, Array, Array]:
     """c = f c_prev + i cct, a = o tanh(c), y = softmax(Wy a + by); returns a, y and c.
 
     Each gate acts on [a_prev; xt]; ``c0`` is zero unless given.
@@ -334,9 +328,7 @@ def global_norm(gradients: Arrays) -> float:
     return math.sqrt(sum(float(v) ** 2 for g in gradients.values() for v in np.ravel(g)))
 
 
-def clip_by_global_norm(
-    gradients: Arrays, max_norm: float, eps: float = 1e-6
-) -> tuple[dict[str, Array], float]:
+def clip_by_global_norm(gradients: Arrays, max_norm: float, eps: float = 1e-6) -> tuple[dict[str, Array], float]:
     """Scale by min(1, max_norm / (norm + eps)), as clip_grad_norm_ does; returns the norm before it too."""
     norm = global_norm(gradients)
     scale = min(1.0, max_norm / (norm + eps))

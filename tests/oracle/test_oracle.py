@@ -33,9 +33,7 @@ def error(actual: Any, expected: Any) -> float:
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.shape == expected.shape
     assert actual.dtype == expected.dtype == np.float64
-    return float(
-        np.max(np.abs(actual - expected), initial=0.0) / max(1.0, np.max(np.abs(expected), initial=0))
-    )
+    return float(np.max(np.abs(actual - expected), initial=0.0) / max(1.0, np.max(np.abs(expected), initial=0)))
 
 
 def padding(lengths: Any, steps: int) -> np.ndarray:
@@ -62,9 +60,7 @@ class Case:
         extra = {k: v for k, v in self.options.items() if k == "nonlinearity"}
         states = [inputs[s + "0"] for s in self.states]
         params = {k: inputs[k] for k in self.params}
-        out = getattr(loops, self.options["cell"])(
-            params, inputs["x"], *states, lengths=self.lengths, **extra
-        )
+        out = getattr(loops, self.options["cell"])(params, inputs["x"], *states, lengths=self.lengths, **extra)
         return dict(zip(("y", *self.states), out, strict=True))
 
     def loss(self, loops: Any, inputs: dict[str, Any]) -> Any:
