@@ -6,19 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-# The largest relative error that counts as right, and beside it the largest that was measured over 40 seeds of every
-# layer with and without lengths. Relative means: divided by the largest element of the reference, or by a thousandth
-# of the largest element of all references where that is more (what is all but zero has no accurate digits).
+# The largest relative error that counts as right, about ten times the largest that was measured (beside it): over 40
+# seeds of every cell with and without lengths, 15 of everything, with JAX 3. Relative means: divided by the largest
+# element of the reference, or by a thousandth of the largest of all inputs' references where that is more (what is all
+# but zero has no accurate digits).
 TOLERANCES: dict[tuple[str, str], float] = {
-    ("jax.grad", "float64"): 4e-14,  # 3e-15
+    ("jax.grad", "float64"): 4e-14,  # 1.9e-15
     ("complex step", "float64"): 4e-14,  # 3.5e-15
     # More than ten times: near a kink the step must be short, and then rounding takes more digits.
     ("differences", "float64"): 1e-8,  # 7e-11
-    ("agreement", "float64"): 4e-14,  # 1e-15
-    ("jax.grad", "float32"): 2e-5,  # 2e-6
-    ("complex step", "float32"): 2e-5,  # 2e-6
-    ("differences", "float32"): 2e-5,  # 2e-6
-    ("agreement", "float32"): 2e-5,  # 2e-6
+    ("agreement", "float64"): 4e-14,  # 2e-15, on JAX
+    # The error of float32 itself, whatever it is held against.
+    ("jax.grad", "float32"): 2e-5,  # 1.8e-6
+    ("complex step", "float32"): 2e-5,
+    ("differences", "float32"): 2e-5,
+    ("agreement", "float32"): 2e-5,
 }
 
 
