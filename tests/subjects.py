@@ -85,10 +85,9 @@ class Subject:
 
 def near(actual: Any, expected: Any, tolerance: str, name: str = "actual", dtype: str = "float64") -> None:
     """Numbers or arrays on the host, of whose form nothing is asked."""
-    error = testing.largest_error(actual, expected)
-    MEASURED[tolerance, dtype] = max(MEASURED.get((tolerance, dtype), 0.0), error)
-    limit = testing.TOLERANCES[tolerance, dtype].limit
+    error, limit = testing.largest_error(actual, expected), testing.TOLERANCES[tolerance, dtype].limit
     assert error <= limit, f"{name}: error {error:.3g}; expected at most {limit:.3g}"
+    MEASURED[tolerance, dtype] = max(MEASURED.get((tolerance, dtype), 0.0), error)
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
