@@ -24,7 +24,7 @@ def text_as_windows():
     from polyrnn import data
 
     text, _ = data.split(data.default_text())
-    vocabulary = data.Vocabulary.of(text) if hasattr(data.Vocabulary, "of") else data.Vocabulary.from_text(text)
+    vocabulary = data.Vocabulary.of(text)
     return len(vocabulary), data.windows(np.asarray(vocabulary.encode(text)), BATCH, STEPS)
 
 
@@ -70,7 +70,7 @@ def run_torch(steps):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, CLIP)
         optimizer.step()
-    return steps * BATCH * STEPS / (time.perf_counter() - begin), float(loss)
+    return steps * BATCH * STEPS / (time.perf_counter() - begin), loss.item()
 
 
 def compare(threads, torch_python, rounds=5, steps=60):

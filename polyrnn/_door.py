@@ -36,8 +36,16 @@ def check_size(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"{name}={value!r}: expected a whole number of at least {least}")
 
 
+def check_flag(name: str, value: Any) -> None:
+    """True or False, and nothing that only looks like it."""
+    if not isinstance(value, (bool, numpy.bool_)):
+        raise TypeError(f"{name}={value!r}: expected True or False")
+
+
 def check_rate(name: str, value: Any) -> None:
     """A probability below 1."""
+    if not isinstance(value, (int, float, numpy.floating)):
+        raise TypeError(f"{name}={value!r}: expected a number, 0 <= {name} < 1")
     if not 0 <= value < 1:
         raise ValueError(f"{name}={value!r}: expected 0 <= {name} < 1")
 
@@ -50,8 +58,10 @@ def check_float(name: str, array: Any) -> str:
     return found
 
 
-def check_array(name: str, array: Any, shape: tuple[int | None, ...], dtype: str, letters: str = "") -> None:
-    """An array of this dtype and shape, in which None stands for any size; `letters` names the axes."""
+def check_array(
+    name: str, array: Any, shape: tuple[int | None, ...], dtype: str, letters: str = "", other: str = "the parameters"
+) -> None:
+    """An array of this dtype, that of `other`, and shape, in which None is any size; `letters` names the axes."""
     found = array.shape
     if found != shape and (
         len(found) != len(shape) or any(e not in (None, f) for e, f in zip(shape, found, strict=True))
@@ -62,7 +72,7 @@ def check_array(name: str, array: Any, shape: tuple[int | None, ...], dtype: str
         raise ValueError(f"{name} has shape {tuple(found)}; expected {expected}{meaning}")
     if dtype_name(array) != dtype:
         raise TypeError(
-            f"{name} has dtype {dtype_name(array)}, the parameters have {dtype}; nothing is converted on the way: "
+            f"{name} has dtype {dtype_name(array)}, but {other} {dtype}; nothing is converted on the way: "
             "convert one of them"
         )
 
@@ -92,7 +102,10 @@ def valid_steps(backend: Backend, lengths: Any, steps: int, batch: int, like: An
     Concrete lengths are checked once; under a trace they are clamped to 0 ... T by the comparison itself.
     """
     if isinstance(lengths, (list, tuple)):
-        lengths = numpy.asarray(lengths, dtype=None if lengths else "int32")
+        try:
+            lengths = numpy.asarray(lengths, dtype=None if lengths else "int32")
+        except ValueError:
+            raise ValueError(f"lengths={lengths!r}: expected N whole numbers") from None
     if getattr(lengths, "shape", None) != (batch,):
         raise ValueError(f"lengths has shape {getattr(lengths, 'shape', None)}; expected ({batch},) = (N,)")
     if dtype_name(lengths) not in INTEGERS:

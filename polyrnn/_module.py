@@ -57,7 +57,9 @@ class Module:
         dict of str to array
         """
         chosen = open_backend(backend)
-        if isinstance(dtype, str) and dtype not in FLOATS:
+        if not isinstance(dtype, str):
+            dtype = getattr(dtype, "name", None) or numpy.dtype(dtype).name
+        if dtype not in FLOATS:
             raise ValueError(f"dtype={dtype!r}: expected a floating one, such as 'float32' or 'float64'")
         try:
             rng = numpy.random.default_rng(seed)

@@ -177,7 +177,9 @@ def _enter(kind: Textbook, x: Any, states: dict[str, Any], parameters: Any, sequ
         raise TypeError(f"parameters is a {type(parameters).__name__}; expected a dict")
     name = "x" if sequence else "xt"
     first = next(iter(states))
-    backend = backend_of((parameters, x, states), "the arguments")
+    for argument, value in {name: x, **states}.items():
+        if getattr(value, "ndim", None) is None:
+            raise TypeError(f"{argument} is {type(value).__name__}; expected an array")
     rank = 3 if sequence else 2
     letters = "(n_x, m, T_x)" if sequence else "(n_x, m)"
     if x.ndim != rank:
@@ -187,13 +189,14 @@ def _enter(kind: Textbook, x: Any, states: dict[str, Any], parameters: Any, sequ
     dtype = check_float(name, x)
     n_a = states[first].shape[0]
     for state, value in states.items():
-        check_array(state, value, (n_a, x.shape[1]), dtype, "(n_a, m)")
+        check_array(state, value, (n_a, x.shape[1]), dtype, "(n_a, m)", other=name)
     shapes = kind.shapes(parameters, x.shape[0], n_a)
     missing = sorted(shapes.keys() - parameters.keys())
     if missing:
         raise ValueError(f"parameters lacks {', '.join(missing)}; {kind.name} expects {', '.join(shapes)}")
+    backend = backend_of(({key: parameters[key] for key in shapes}, x, states), "the arguments")
     for key, shape in shapes.items():
-        check_array(f"parameters[{key!r}]", parameters[key], shape, dtype)
+        check_array(f"parameters[{key!r}]", parameters[key], shape, dtype, other=name)
     return backend
 
 
@@ -218,7 +221,7 @@ def cell_forward(kind: Textbook, xt: Any, states: dict[str, Any], parameters: di
 
 def sequence_backward(kind: Textbook, upstream: dict[str, Any], caches: Any, dy: Any, dz: Any) -> tuple:
     """-> gradients of the parameters, dx (n_x, m, T), and the tuple of initial-state gradients (n_a, m)."""
-    if not isinstance(caches, tuple) or len(caches) != 2 or not caches[0]:
+    if not isinstance(caches, tuple) or len(caches) != 2 or not isinstance(caches[0], list) or not caches[0]:
         raise TypeError(f"caches: expected what {kind.name}_forward returned, (list of cache, x), of one step or more")
     steps, x = caches
     parameters = steps[0][-1]
@@ -236,7 +239,7 @@ def sequence_backward(kind: Textbook, upstream: dict[str, Any], caches: Any, dy:
     dtype = check_float("x", x)
     for name, d in given.items():
         rows = n_a if name in upstream else parameters[kind.prediction[0]].shape[0]
-        check_array(name, d, (rows, m, T), dtype, f"({'n_a' if name in upstream else 'n_y'}, m, T_x)")
+        check_array(name, d, (rows, m, T), dtype, f"({'n_a' if name in upstream else 'n_y'}, m, T_x)", other="x")
     known = {name: parameters[name] for name in kind.shapes(parameters, x.shape[0], n_a)}
     stacked = tuple(xp.stack(part) for part in zip(*(step[:-2] for step in steps[:T]), strict=True))
     turned = {name: xp.permute_dims(d, (2, 0, 1)) for name, d in given.items()}

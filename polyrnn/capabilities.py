@@ -120,7 +120,7 @@ BACKENDS: dict[str, tuple[str, str]] = {
     "numpy": ("CPU", "the whole suite, with read-only arrays too"),
     "cupy": ("NVIDIA GPU", "the whole suite on an emulation of the CUDA API; not yet on a GPU"),
     "jax": ("CPU, GPU, TPU", "the whole suite on a CPU, eager and jitted"),
-    "torch": ("CPU", "the whole suite, where PyTorch is installed"),
+    "torch": ("CPU", "the whole suite, where PyTorch is installed (not in `tox`)"),
     "array_api_strict": ("CPU", "the whole suite"),
 }
 

@@ -72,6 +72,8 @@ def save(path: str | PathLike[str], params: Arrays, config: dict[str, Any], extr
         raise TypeError(f"config: {error}; expected what JSON can hold") from error
     if not isinstance(config, dict):
         raise TypeError(f"config: a {type(config).__name__}; expected a dict")
+    if not isinstance(params, dict) or not all(isinstance(name, str) for name in params):
+        raise TypeError(f"params: {type(params).__name__}; expected a dict of arrays by name")
     for name in params:
         if name.startswith(_EXTRA):
             raise ValueError(f"params: the name {name!r}; {_EXTRA!r} marks arrays that are no parameters")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy
 
 from . import initializers, recurrence
-from ._door import check_array, check_params, check_size, clean, dtype_name, valid_steps
+from ._door import check_array, check_flag, check_params, check_size, clean, dtype_name, valid_steps
 from ._module import Gradients, Module
 from .backends import Backend, backend_of
 from .cells import Cell, GRUCell, GRUResetBeforeCell, LSTMCell, RNNCell
@@ -43,6 +43,9 @@ class Recurrent(Module):
     def __post_init__(self) -> None:
         check_size("input_size", self.input_size)
         check_size("hidden_size", self.hidden_size)
+        for name in ("bias", "batch_first", "bidirectional", "traced"):
+            check_flag(name, getattr(self, name))
+        check_size("num_layers", self.num_layers)
         for name, only in _NOT_YET.items():
             if getattr(self, name) != only:
                 hint = "; put several layers into a polyrnn.Sequential" if name == "num_layers" else ""
@@ -124,7 +127,8 @@ class Recurrent(Module):
         Parameters
         ----------
         tape : LayerTape
-            What `forward` returned; it stays whole and can be used again.
+            What this layer's `forward` returned; it stays whole and can be used again. It borrows x and the
+            parameters: do not write into them in between.
         dy : array (T, N, H), optional
             The gradient of the outputs. None means zero.
         dstate : array or tuple of arrays (1, N, H), optional
@@ -135,6 +139,9 @@ class Recurrent(Module):
         Gradients
             `params` under the parameters' names, `x` (T, N, I), `state` of the state's form.
         """
+        if not isinstance(tape, LayerTape):
+            raise TypeError(f"tape is a {type(tape).__name__}; expected what {type(self).__name__}.forward returned")
+        check_params(tape.params, self._shapes, f"the tape of this {type(self).__name__}")
         x = tape.recurrence.x
         steps, batch, dtype = x.shape[0], x.shape[2], dtype_name(x)
         names = self.cell.states
@@ -307,7 +314,7 @@ class RNN(Recurrent):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.nonlinearity not in PHI:
+        if not isinstance(self.nonlinearity, str) or self.nonlinearity not in PHI:
             raise ValueError(f"nonlinearity={self.nonlinearity!r}; expected one of {', '.join(map(repr, PHI))}")
 
     @functools.cached_property
@@ -387,6 +394,10 @@ class GRU(Recurrent):
     """
 
     reset_after: bool = field(default=True, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_flag("reset_after", self.reset_after)
 
     @functools.cached_property
     def cell(self) -> Cell:

@@ -9,7 +9,7 @@ import numpy
 
 from . import initializers
 from . import masks as _masks
-from ._door import INTEGERS, check_array, check_float, check_params, check_rate, check_size, dtype_name
+from ._door import INTEGERS, check_array, check_flag, check_float, check_params, check_rate, check_size, dtype_name
 from ._module import Gradients, Module, Stateless
 from .backends import Backend, backend_of
 
@@ -114,6 +114,7 @@ class Linear(Stateless):
     def __post_init__(self) -> None:
         check_size("in_features", self.in_features)
         check_size("out_features", self.out_features)
+        check_flag("bias", self.bias)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Weight (out, in) and bias (out,)."""

@@ -125,7 +125,9 @@ def backend(name: str | None = None, device: Any = None) -> Backend:
         name = os.environ.get("POLYRNN_BACKEND") or "numpy"
         source = "POLYRNN_BACKEND" if "POLYRNN_BACKEND" in os.environ else source
     if isinstance(name, Backend):
-        return name
+        if device is None or str(device) == str(name.device):
+            return name
+        name = name.name
     if name not in _REGISTRY:
         raise ValueError(f"{source}={name!r}: no such backend; expected one of {', '.join(_REGISTRY)}")
     key = (name, str(device) if device is not None else None)
@@ -164,7 +166,7 @@ def backend_of(tree: Any, name: str = "the arguments") -> Backend:
     """
     arrays = leaves(tree)
     found = None
-    kinds = set(map(type, arrays))
+    kinds = dict.fromkeys(map(type, arrays))  # in order, so that an error always names the same one first
     for kind in kinds:
         this = _BY_TYPE.get(kind) or _recognise(next(a for a in arrays if type(a) is kind), name)
         if found is None:
@@ -229,4 +231,5 @@ def _recognise(array: Any, name: str) -> Backend:
                 _BY_TYPE[kind] = found = backend(library)
                 return found
     expected = "an array of numpy, cupy, jax, torch or array_api_strict"
-    raise TypeError(f"{name}: {kind.__module__}.{kind.__qualname__} where {expected} is expected")
+    hint = "; numpy.asarray makes one of it" if kind in (list, float, int) else ""
+    raise TypeError(f"{name}: {kind.__module__}.{kind.__qualname__} where {expected} is expected{hint}")

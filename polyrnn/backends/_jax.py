@@ -40,6 +40,10 @@ class JAX(Backend):
             value = numpy.asarray(value)
             if dtype is None and value.dtype.name in ("float64", "complex128"):
                 self.dtype(value.dtype.name)
+            if value.dtype.name in ("int64", "uint64") and value.size and not jax.config.jax_enable_x64:
+                limits = numpy.iinfo("int32" if value.dtype.kind == "i" else "uint32")
+                if value.min() < limits.min or value.max() > limits.max:
+                    raise ValueError(f"an integer of 64 bits, {value.max()}: JAX would cut it to 32; {X64}")
         array = self.xp.asarray(value, dtype=dtype)
         return array if self.device is None else jax.device_put(array, self.device)
 

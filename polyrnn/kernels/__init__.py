@@ -61,7 +61,12 @@ def _load(backend: str, cell: type[Cell]) -> Kernel | None:
 
 def _on() -> bool:
     chosen = _switch.get()
-    return os.environ.get("POLYRNN_KERNELS", "").lower() not in ("off", "0") if chosen is None else chosen
+    if chosen is not None:
+        return chosen
+    value = os.environ.get("POLYRNN_KERNELS", "")
+    if value not in ("", "on", "off"):
+        raise ValueError(f"POLYRNN_KERNELS={value!r}: expected 'on' or 'off'")
+    return value != "off"
 
 
 def find(backend: Backend, cell: Cell, x: Any, valid: Any) -> Kernel | None:

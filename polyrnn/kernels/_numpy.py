@@ -82,7 +82,9 @@ class InPlace:
         end_state = tuple(whole[-1].copy() for whole in states)
         y, residual = states[0][1:], self.residual(states, buffers) if keep else None
         if valid is None:
-            return y, end_state, residual
+            # A copy where the residuals look at the same array: whoever writes into y shall not change the gradients.
+            # It is made in the layout of the door, which saves the next module one.
+            return y.transpose(0, 2, 1).copy().transpose(0, 2, 1) if keep else y, end_state, residual
         return np.where(valid, y, np.zeros((), dtype)), end_state, MaskedResidual(residual, valid)
 
     def coefficients(self, cell: Any, residual: Any, valid: Array | None) -> tuple[Array, ...]:
