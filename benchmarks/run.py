@@ -23,6 +23,7 @@ import tracemalloc
 from pathlib import Path
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))  # the tree that this file is part of, as the workers use it
 SIZES = {  # T, N, I, H
     "tiny": (50, 1, 32, 64),
     "small": (100, 16, 64, 128),

@@ -64,9 +64,9 @@ def _on() -> bool:
     if chosen is not None:
         return chosen
     value = os.environ.get("POLYRNN_KERNELS", "")
-    if value not in ("", "on", "off"):
+    if value.lower() not in ("", "on", "1", "off", "0"):
         raise ValueError(f"POLYRNN_KERNELS={value!r}: expected 'on' or 'off'")
-    return value != "off"
+    return value.lower() not in ("off", "0")
 
 
 def find(backend: Backend, cell: Cell, x: Any, valid: Any) -> Kernel | None:
