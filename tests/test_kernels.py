@@ -16,8 +16,9 @@ from test_contract import Run, check_proof
 
 import polyrnn as pr
 from polyrnn import kernels, recurrence
-from polyrnn.backends import tree_map
+from polyrnn.backends import leaves, tree_map
 from polyrnn.cells import LSTMCell
+from polyrnn.kernels import _memory
 from polyrnn.testing import assert_close
 
 NUMPY = subjects.ALL["numpy"]
@@ -170,3 +171,56 @@ def test_other_dtypes_take_the_reference(used):
         y, _ = case.layer({k: v.astype("float16") for k, v in case.params.items()}, case.x.astype("float16"))
     assert y.dtype == "float16" and used == []
     assert np.abs(y - cases.get("lstm/bias/full").layer(case.params, case.x)[0]).max() < 0.01
+
+
+# ---- memory that is used again -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(monkeypatch) -> Any:
+    monkeypatch.setattr(_memory, "_kept", [])
+    return _memory
+
+
+def test_memory_is_used_again_only_when_nobody_holds_it(store):
+    first = store.empty((300, 500), "float32")
+    part = first[7:11, ::3]
+    second = store.empty((300, 500), "float32")
+    assert not np.shares_memory(first, second)
+    address = first.ctypes.data
+    del first
+    third = store.empty((300, 500), "float32")
+    assert not np.shares_memory(part, third), "a view was still held"
+    del part
+    assert store.empty((500, 290), "float32").ctypes.data == address
+
+
+def test_memory_kept_is_bounded(store):
+    held = [store.empty((store.LIMIT // 3,), "uint8") for _ in range(5)]
+    for k, array in enumerate(held):
+        array[...] = k
+    assert [int(array[-1]) for array in held] == list(range(5))
+    assert sum(piece.nbytes for piece in store._kept) <= store.LIMIT
+    assert store.empty((store.LIMIT + 1,), "uint8").size == store.LIMIT + 1
+    assert store.empty((3, 5), "float64").shape == (3, 5)
+    assert all(store.LEAST <= piece.nbytes <= store.LIMIT for piece in store._kept)
+
+
+def test_tapes_of_several_passes_stay_whole(store):
+    """Memory used again must not be that of a tape that is still to be gone back on, nor of anything returned."""
+    layer, rng = pr.LSTM(11, 61), np.random.default_rng(5)
+    params = layer.init(seed=1, dtype="float64")
+    xs = [rng.standard_normal((13, 17, 11)) for _ in range(3)]
+    runs = [layer.forward(params, x) for x in xs]
+    kept = tree_map(np.copy, runs[0][:2])
+    grads = [layer.backward(tape, y) for y, _, tape in runs]
+    copies = [tree_map(np.copy, tuple(g)) for g in grads]
+    for x in reversed(xs):
+        layer.backward(layer.forward(params, x)[2], runs[0][0])
+    assert len(store._kept) > 0
+    with pr.use_kernels(False):
+        for k, x in enumerate(xs):
+            y, _, tape = layer.forward(params, x)
+            NUMPY.close(copies[k], tuple(layer.backward(tape, y)), "gradient", "float64")
+    for before, now in zip(leaves((kept, *copies)), leaves((runs[0][:2], *map(tuple, grads))), strict=True):
+        np.testing.assert_array_equal(before, now)

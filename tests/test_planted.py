@@ -223,22 +223,29 @@ TABLE = [
     Plant(*KERNEL, "np.copyto(new, was, where=~valid[t])", "pass"),
     Plant(*KERNEL, "d += next(upstream)", "next(upstream)"),
     Plant(*KERNEL, "iter(upstream[::-1])", "iter(upstream)"),
-    Plant(*KERNEL, 'grads["weight_ih"] += dpre', 'grads["weight_ih"] += drec[: len(dpre)]'),
-    Plant(*KERNEL, 'grads["weight_hh"] += drec', 'grads["weight_hh"] -= drec'),
-    Plant(*KERNEL, 'grads["bias_hh"] += drec.sum(axis=1)', 'grads["bias_hh"] += dpre.sum(axis=1)'),
-    Plant(*KERNEL, 'grads["bias_ih"] += dpre.sum(axis=1)', 'grads["bias_ih"] += dpre.mean(axis=1)'),
+    Plant(*KERNEL, "dU, dW = drec @ columns[: H + 1].T, dpre @", "dU, dW = drec @ columns[: H + 1].T, drec @"),
+    Plant(*KERNEL, "dU, dW = drec @ columns[: H + 1].T", "dU, dW = dpre @ columns[: H + 1].T"),
+    Plant(*KERNEL, 'grads["weight_ih"] += dW', 'grads["weight_ih"] -= dW'),
+    Plant(*KERNEL, 'grads["weight_hh"] += dU', 'grads["weight_hh"] = dU'),
+    Plant(*KERNEL, 'grads["bias_hh"] += dU[:, H]', 'grads["bias_hh"] += dW[:, 0]'),
+    Plant(*KERNEL, 'grads["bias_ih"] += dW[:, 0]', 'grads["bias_ih"] += dW[:, 1]'),
+    Plant(*KERNEL, "[...] = residual.h_prev.transpose", "[...] = -residual.h_prev.transpose"),
+    Plant(*KERNEL, "np.ones((H + 1 + I,", "np.zeros((H + 1 + I,"),
+    Plant(*KERNEL, "b[:, None], W), axis=1)", "-b[:, None], W), axis=1)"),
+    Plant(*KERNEL, "operands[:, H] = 1", "operands[:, H] = 0"),
+    Plant(*KERNEL, "h[0] = h[k]", "h[0] = h[k - 1]"),
     Plant(*KERNEL, "np.matmul(dpre.T, W,", "np.matmul(-dpre.T, W,"),
-    Plant(*KERNEL, "np.where(valid, y, np.zeros((), dtype))", "y"),
+    Plant(*KERNEL, "np.copyto(y, 0, where=~valid)", "pass"),
     Plant(
         *PROJECTION,
         "W if b is None else np.concatenate((W, b[:, None]), axis=1)",
         "W if b is None else np.concatenate((W, 2 * b[:, None]), axis=1)",
     ),
     Plant(*PROJECTION, "self.inputs[:k] = x\n", "self.inputs[:k] = -x\n"),
-    Plant(*PROJECTION, "np.matmul(U_T, dz, out=dh)", "np.matmul(U_T, -dz, out=dh)"),
+    Plant(*PROJECTION, "np.dot(U_T, dz, out=dh)", "np.dot(U_T, -dz, out=dh)"),
     Plant(*PROJECTION, "np.multiply(dh, stands[0], out=spare)", "spare[...] = 0"),
     Plant(*PROJECTION, "copy[:rows] *= 0.5", "copy[:rows] *= 0.25"),
-    Plant(*PROJECTION, "a += 0.5", "a += 0.25"),
+    Plant(*PROJECTION, "a += half", "a += half * half"),
     Plant(*PROJECTION, "np.subtract(1, out, out=out)", "out -= 1"),
     Plant(*PROJECTION, "out *= s", "out *= out"),
     Plant(*KERNEL_RNN, "np.maximum(z, 0, out=h)", "np.abs(z, out=h)"),
@@ -247,7 +254,7 @@ TABLE = [
     Plant(*KERNEL_RNN, "A *= dh", "A *= abs(dh)"),
     Plant(*KERNEL_LSTM, "np.multiply(f, c_prev, out=c)", "np.multiply(i, c_prev, out=c)"),
     Plant(*KERNEL_LSTM, "np.multiply(o, tanh_c, out=h)", "np.multiply(o, c, out=h)"),
-    Plant(*KERNEL_LSTM, "i, f, o, g = (gates", "f, i, o, g = (gates"),
+    Plant(*KERNEL_LSTM, "_, c_prev, h, c, gates, sigmoids, i, f,", "_, c_prev, h, c, gates, sigmoids, f, i,"),
     Plant(*KERNEL_LSTM, "A[:, 0] *= g", "A[:, 0] *= i"),
     Plant(*KERNEL_LSTM, "A[:, 1] *= c_prev", "A[:, 1] *= g"),
     Plant(*KERNEL_LSTM, "A[:, 2] *= i", "A[:, 2] *= f"),
@@ -260,10 +267,10 @@ TABLE = [
     Plant(*KERNEL_LSTM, "A[3] *= dh", "A[3] *= dc"),
     Plant(*KERNEL_LSTM, "dc *= f", "pass"),
     Plant(*KERNEL_GRU, "b[: 2 * H] += b_hh[: 2 * H]", "pass"),
-    Plant(*KERNEL_GRU, "np.add(z[2 * H :], b, out=q_n)", "q_n[...] = z[2 * H :]"),
-    Plant(*KERNEL_GRU, "n += pre[2 * H :]", "n -= pre[2 * H :]"),
+    Plant(*KERNEL_GRU, "np.add(z[two:], fixed.bias, out=q_n)", "q_n[...] = z[two:]"),
+    Plant(*KERNEL_GRU, "n += pre[two:]", "n -= pre[two:]"),
     Plant(*KERNEL_GRU, "h *= update", "h *= r"),
-    Plant(*KERNEL_GRU, "r, z, n = (gates", "z, r, n = (gates"),
+    Plant(*KERNEL_GRU, "(_, r, z, n, q_n)", "(_, z, r, n, q_n)"),
     Plant(*KERNEL_GRU, "np.subtract(1, z, out=dp_n)", "np.subtract(2, z, out=dp_n)"),
     Plant(*KERNEL_GRU, "dp_n *= dq_n", "pass"),
     Plant(*KERNEL_GRU, "np.multiply(dp_n, r, out=dq_n)", "dq_n[...] = dp_n"),
@@ -340,9 +347,11 @@ def many_blocks(pr: Any) -> None:
 def kernels(pr: Any, *kinds: str) -> None:
     with pr.use_kernels(True):
         results(*kinds)
-        for kind in kinds:
-            wide = (kind, test_kernels.WIDE, test_kernels.LENGTHS)
-            test_contract.check_proof(test_contract.Run(NUMPY, cases.random_case(*wide)), cases.proof(*wide))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pr.recurrence, "COLUMNS", 40)  # several blocks of steps
+            for kind in kinds:
+                wide = (kind, test_kernels.WIDE, test_kernels.LENGTHS)
+                test_contract.check_proof(test_contract.Run(NUMPY, cases.random_case(*wide)), cases.proof(*wide))
 
 
 def losses(pr: Any) -> None:

@@ -116,9 +116,6 @@ def learn(
     waits for the device.
     """
     backend, model, params = found.backend, found.model, found.params
-    # The C library returns large blocks to the system as soon as they are free, and every step asks for them again,
-    # page by page. Once it has seen a block of this size freed, it keeps them: a third more characters a second.
-    np.empty(30 << 20, np.uint8)
     per_step = o.batch_size * o.sequence_length
     steps: int | None = o.steps
     optimizer, update = new_update(o, model, steps)

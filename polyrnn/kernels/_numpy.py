@@ -13,22 +13,32 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..cells import gru, lstm, rnn
 from ..cells._cell import MaskedResidual
+from . import _memory as memory
 
 Array = np.ndarray
 LEAST_STEPS = 4  # below, preparing the weights costs more than it saves
-LEAST_COLUMNS = 16  # below, one flat product and a transposition beat a product for each step
+LEAST_COLUMNS = 16  # of a product: below, it spends its time reading the weights
+
+
+class Fixed(NamedTuple):
+    """What stays the same for all steps."""
+
+    cell: Any
+    bias: Array | None  # of the recurrent product
+    half: Array  # 1/2 as an array: a Python number would have to be made one at each step
 
 
 class InPlace:
     """What the recurrences share: the blocks of steps, and everything that is hoisted out of the loop."""
 
     name = "numpy in-place"
+    fuses = True  # whether one product can make the sum of the input's and the recurrent share
 
     def supports(self, x: Array, valid: Any) -> bool:
         """Sequences of a few steps or more, of one example or more, in float32 or float64."""
@@ -40,11 +50,17 @@ class InPlace:
         return W, U, None if b_ih is None else b_ih + params["bias_hh"], None
 
     def make(self, k: int, H: int, N: int, dtype: Any) -> tuple[Array, ...]:
-        """Buffers for the residuals of k steps; where none are kept k is 1, and the one is used again and again."""
+        """Buffers for the residuals of k steps; where none are kept k is 1, and the one is used again and again.
+
+        Parts of a buffer that a step needs stand beside it: a slice in the loop costs half as much as arithmetic.
+        """
         raise NotImplementedError
 
-    def step(self, cell: Any, z: Array, pre: Array, b: Array | None, row: tuple) -> None:
-        """One step; z is U h_{t-1}; `row` is the states before, the states after (to be filled), and the buffers."""
+    def step(self, fixed: Fixed, z: Array, pre: Any, row: tuple) -> None:
+        """One step; z is U h_{t-1}, and holds the input's share too where pre is None.
+
+        `row` is the states before, the states after (to be filled), and the buffers.
+        """
         raise NotImplementedError
 
     def residual(self, states: tuple, buffers: tuple) -> Any:
@@ -55,37 +71,55 @@ class InPlace:
         self, cell: Any, params: dict, x: Array, state: tuple, valid: Array | None, size: int, keep: bool
     ) -> tuple[Array, tuple, Any]:
         """From x (T, I, N), in blocks of `size` steps: y (T, H, N), the final state, the cell's residuals if `keep`."""
-        T, _, N = x.shape
+        T, I, N = x.shape
         W, U, b, b_rec = self.prepare(cell, params)
-        H, dtype = U.shape[1], x.dtype
-        # The first state is the output and needs every step; the others only where they are kept.
-        states = tuple(np.empty((T + 1 if keep or k == 0 else 1, H, N), dtype) for k in range(len(state)))
+        H, dtype, size = U.shape[1], x.dtype, min(size, T)
+        # With enough columns one product [U b W] [h; 1; x] a step is fastest: nothing is written and read again. With
+        # few, W would be read from memory at each step; then its share of a whole block is one product before the loop.
+        fused = self.fuses and N >= LEAST_COLUMNS
+        project = None if fused else _Projection(W, b, size, N)
+        operands = memory.empty((T + 1 if keep else size + 1, H + I + 1 if fused else H, N), dtype)
+        if fused:
+            U = np.concatenate((U, np.zeros((len(U), 1), dtype) if b is None else b[:, None], W), axis=1)
+            operands[:, H] = 1
+        # The operands hold h. The other states have a place for each step only where they are kept.
+        others = tuple(memory.empty((T + 1 if keep else 1, H, N), dtype) for _ in state[1:])
+        states = (operands[:, :H], *others)
         for whole, first in zip(states, state, strict=True):
             whole[0] = first
         buffers = self.make(T if keep else 1, H, N, dtype)
-
-        def by_step(whole: Array, start: int, end: int) -> Iterable[Array]:
-            return whole[start:end] if len(whole) > 1 else itertools.repeat(whole[0])
-
-        project, z = _Projection(W, b, min(size, T), N), np.empty((U.shape[0], N), dtype)
+        fixed = Fixed(cell, b_rec, np.asarray(0.5, dtype))
+        y, z = np.empty((T, N, H), dtype), np.empty((len(U), N), dtype)  # y in the layout of the door
         for start in range(0, T, size):
-            end = min(start + size, T)
-            before = (by_step(whole, start, end) for whole in states)
-            after = (by_step(whole, start + 1, end + 1) for whole in states)
-            rows = zip(*before, *after, *(by_step(whole, start, end) for whole in buffers), strict=False)
-            for t, (pre, row) in enumerate(zip(project(x[start:end]), rows, strict=False), start):
-                old = () if valid is None else tuple(s.copy() for s in row[: len(states)])
-                np.matmul(U, row[0], out=z)
-                self.step(cell, z, pre, b_rec, row)
+            k = min(size, T - start)
+            at = start if keep else 0
+
+            def by_step(whole: Array, shift: int = 0, at: int = at, k: int = k) -> Iterable[Array]:
+                return whole[at + shift : at + shift + k] if len(whole) > 1 else itertools.repeat(whole[0])
+
+            if fused:
+                operands[at : at + k, H + 1 :] = x[start : start + k]
+            pres = itertools.repeat(None) if project is None else project(x[start : start + k])
+            rows = zip(*map(by_step, states), *(by_step(s, 1) for s in states), *map(by_step, buffers), strict=False)
+            for t, operand, pre, row in zip(itertools.count(start), by_step(operands), pres, rows, strict=False):
+                np.dot(U, operand, out=z)  # as `matmul`, a microsecond earlier
+                if valid is None:
+                    self.step(fixed, z, pre, row)
+                    continue
+                old = tuple(s.copy() for s in row[: len(states)])
+                self.step(fixed, z, pre, row)
                 for new, was in zip(row[len(states) :], old, strict=False):
-                    np.copyto(new, was, where=~valid[t])  # type: ignore[index]
-        end_state = tuple(whole[-1].copy() for whole in states)
-        y, residual = states[0][1:], self.residual(states, buffers) if keep else None
+                    np.copyto(new, was, where=~valid[t])
+            h = states[0]
+            y[start : start + k] = h[at + 1 : at + k + 1].transpose(0, 2, 1)
+            if not keep:
+                h[0] = h[k]
+        end_state = tuple(whole[-1 if keep else 0].copy() for whole in states)
+        y, residual = y.transpose(0, 2, 1), self.residual(states, buffers) if keep else None
         if valid is None:
-            # A copy where the residuals look at the same array: whoever writes into y shall not change the gradients.
-            # It is made in the layout of the door, which saves the next module one.
-            return y.transpose(0, 2, 1).copy().transpose(0, 2, 1) if keep else y, end_state, residual
-        return np.where(valid, y, np.zeros((), dtype)), end_state, MaskedResidual(residual, valid)
+            return y, end_state, residual
+        np.copyto(y, 0, where=~valid)
+        return y, end_state, MaskedResidual(residual, valid)
 
     def coefficients(self, cell: Any, residual: Any, valid: Array | None) -> tuple[Array, ...]:
         """Of a block: the array that becomes the pre-activation gradients in the loop, and the others it needs."""
@@ -107,12 +141,15 @@ class InPlace:
         x, whole_valid, whole_residual = tape
         if whole_valid is not None:
             whole_residual = whole_residual.cell
-        T, I, N = x.shape
+        (T, I, N), H = x.shape, params["weight_hh"].shape[1]
         W, U_T = params["weight_ih"], params["weight_hh"].T
+        if N >= LEAST_COLUMNS:
+            U_T = np.ascontiguousarray(U_T)  # BLAS takes either, and this one faster
         grads = {name: np.zeros_like(weight) for name, weight in params.items()}
         dx = np.empty((T, N, I), x.dtype)  # the layout of the door, so that it needs no copy there
         dstate = tuple(np.array(d, order="C") for d in dstate)
         spare = np.empty_like(dstate[0])
+        operands = np.ones((H + 1 + I, min(size, T) * N), x.dtype)  # [h; 1; x], step beside step
         for start in reversed(range(0, T, size)):
             end = min(start + size, T)
             residual = type(whole_residual)(*(part[start:end] for part in whole_residual))
@@ -127,11 +164,19 @@ class InPlace:
                     d += next(upstream)
                 self.step_backward(row, U_T, dstate, spare)
             dpre, drec = self.gradients(parts[0])
-            grads["weight_ih"] += dpre @ _columns(x[start:end]).T
-            grads["weight_hh"] += drec @ _columns(residual.h_prev).T
+            columns = operands[:, : dpre.shape[1]]
+            columns[:H].reshape(H, -1, N)[...] = residual.h_prev.transpose(1, 0, 2)
+            columns[H + 1 :].reshape(I, -1, N)[...] = x[start:end].transpose(1, 0, 2)
+            if drec is dpre:
+                dV = dpre @ columns.T
+                dU, dW = dV[:, : H + 1], dV[:, H:]
+            else:
+                dU, dW = drec @ columns[: H + 1].T, dpre @ columns[H:].T
+            grads["weight_ih"] += dW[:, 1:]
+            grads["weight_hh"] += dU[:, :H]
             if "bias_ih" in grads:
-                grads["bias_ih"] += dpre.sum(axis=1)
-                grads["bias_hh"] += drec.sum(axis=1)
+                grads["bias_ih"] += dW[:, 0]
+                grads["bias_hh"] += dU[:, H]
             np.matmul(dpre.T, W, out=dx[start:end].reshape(-1, I))
         return grads, dx.transpose(0, 2, 1), dstate
 
@@ -173,10 +218,16 @@ def _halve(weight: Array | None, rows: int, order: tuple[slice, ...] = ()) -> Ar
     return copy
 
 
-def _logistic(a: Array) -> None:
+def _parts(gates: Array, count: int) -> tuple[Array, ...]:
+    """The `count` gates of (k, count*H, N), each (k, H, N)."""
+    H = gates.shape[1] // count
+    return tuple(gates[:, m * H : (m + 1) * H] for m in range(count))
+
+
+def _logistic(a: Array, half: Array) -> None:
     """tanh(z/2) -> sigmoid(z)."""
-    a *= 0.5
-    a += 0.5
+    a *= half
+    a += half
 
 
 def _one_minus_square(a: Array, out: Array) -> None:
@@ -196,10 +247,11 @@ class RNN(InPlace):
     def make(self, k: int, H: int, N: int, dtype: Any) -> tuple[Array, ...]:
         return ()
 
-    def step(self, cell: Any, z: Array, pre: Array, b: Array | None, row: tuple) -> None:
+    def step(self, fixed: Fixed, z: Array, pre: Any, row: tuple) -> None:
         _, h = row
-        z += pre  # (1)
-        if cell.nonlinearity == "tanh":  # (2)
+        if pre is not None:
+            z += pre  # (1)
+        if fixed.cell.nonlinearity == "tanh":  # (2)
             np.tanh(z, out=h)
         else:
             np.maximum(z, 0, out=h)
@@ -209,7 +261,7 @@ class RNN(InPlace):
         return rnn.Residual(h[:-1], h[1:])
 
     def coefficients(self, cell: Any, residual: Any, valid: Array | None) -> tuple[Array, ...]:
-        A = np.empty(residual.h.shape, residual.h.dtype)
+        A = memory.empty(residual.h.shape, residual.h.dtype)
         if cell.nonlinearity == "tanh":
             _one_minus_square(residual.h, A)
         else:
@@ -230,7 +282,7 @@ def _carry(U_T: Array, dz: Array, dh: Array, stands: list, spare: Array) -> None
     """Write U^T dz into dh; where the state stood still, dh stays."""
     if stands:
         np.multiply(dh, stands[0], out=spare)
-    np.matmul(U_T, dz, out=dh)
+    np.dot(U_T, dz, out=dh)
     if stands:
         dh += spare
 
@@ -245,15 +297,15 @@ class LSTM(InPlace):
         return _halve(W, 3 * H, order), _halve(U, 3 * H, order), _halve(b, 3 * H, order), None  # type: ignore[return-value]
 
     def make(self, k: int, H: int, N: int, dtype: Any) -> tuple[Array, ...]:
-        return np.empty((k, 4 * H, N), dtype), np.empty((k, H, N), dtype)
+        gates = memory.empty((k, 4 * H, N), dtype)
+        return gates, gates[:, : 3 * H], *_parts(gates, 4), memory.empty((k, H, N), dtype)
 
-    def step(self, cell: Any, z: Array, pre: Array, b: Array | None, row: tuple) -> None:
-        _, c_prev, h, c, gates, tanh_c = row
-        H = h.shape[0]
-        z += pre  # (1)
+    def step(self, fixed: Fixed, z: Array, pre: Any, row: tuple) -> None:
+        _, c_prev, h, c, gates, sigmoids, i, f, o, g, tanh_c = row
+        if pre is not None:
+            z += pre  # (1)
         np.tanh(z, out=gates)  # (2)
-        _logistic(gates[: 3 * H])
-        i, f, o, g = gates[:H], gates[H : 2 * H], gates[2 * H : 3 * H], gates[3 * H :]
+        _logistic(sigmoids, fixed.half)
         np.multiply(f, c_prev, out=c)  # (3)
         np.multiply(i, g, out=tanh_c)
         c += tanh_c
@@ -261,15 +313,13 @@ class LSTM(InPlace):
         np.multiply(o, tanh_c, out=h)
 
     def residual(self, states: tuple, buffers: tuple) -> lstm.Residual:
-        (h, c), (gates, tanh_c) = states, buffers
-        H = h.shape[1]
-        i, f, o, g = (gates[:, k * H : (k + 1) * H] for k in range(4))
+        (h, c), (*_, i, f, o, g, tanh_c) = states, buffers
         return lstm.Residual(h[:-1], c[:-1], i, f, g, o, tanh_c)
 
     def coefficients(self, cell: Any, residual: Any, valid: Array | None) -> tuple[Array, ...]:
         _, c_prev, i, f, g, o, tanh_c = residual
         k, H, N = i.shape
-        A = np.empty((k, 4, H, N), i.dtype)
+        A = memory.empty((k, 4, H, N), i.dtype)
         _slope(i, A[:, 0])  # (6), but for dc and dh
         A[:, 0] *= g
         _slope(f, A[:, 1])
@@ -278,7 +328,7 @@ class LSTM(InPlace):
         A[:, 2] *= i
         _slope(o, A[:, 3])
         A[:, 3] *= tanh_c
-        into_c = np.empty_like(A[:, 0], order="C")  # (5)
+        into_c = memory.empty((k, H, N), i.dtype)  # (5)
         _one_minus_square(tanh_c, into_c)
         into_c *= o
         if valid is None:
@@ -304,6 +354,8 @@ class LSTM(InPlace):
 class GRU(InPlace):
     """Reset after. Backward, the four blocks are dp_n, dr, dz, dq_n: the last three are the recurrent operand."""
 
+    fuses = False  # the reset gate stands between the two shares
+
     def prepare(self, cell: Any, params: dict) -> tuple[Array, Array, Array | None, Array | None]:
         W, U, b, b_hh = params["weight_ih"], params["weight_hh"], params.get("bias_ih"), params.get("bias_hh")
         H = U.shape[1]
@@ -314,36 +366,34 @@ class GRU(InPlace):
         return _halve(W, 2 * H), _halve(U, 2 * H), _halve(b, 2 * H), b_hh  # type: ignore[return-value]
 
     def make(self, k: int, H: int, N: int, dtype: Any) -> tuple[Array, ...]:
-        return np.empty((k, 3 * H, N), dtype), np.empty((k, H, N), dtype)
+        gates = memory.empty((k, 3 * H, N), dtype)
+        return gates[:, : 2 * H], *_parts(gates, 3), memory.empty((k, H, N), dtype)
 
-    def step(self, cell: Any, z: Array, pre: Array, b: Array | None, row: tuple) -> None:
-        h_prev, h, gates, q_n = row
-        H = h.shape[0]
-        np.add(z[: 2 * H], pre[: 2 * H], out=gates[: 2 * H])  # (2)
-        np.tanh(gates[: 2 * H], out=gates[: 2 * H])
-        _logistic(gates[: 2 * H])
-        r, update, n = gates[:H], gates[H : 2 * H], gates[2 * H :]
-        if b is None:
-            q_n[...] = z[2 * H :]
+    def step(self, fixed: Fixed, z: Array, pre: Any, row: tuple) -> None:
+        h_prev, h, sigmoids, r, update, n, q_n = row
+        two = len(sigmoids)
+        np.add(z[:two], pre[:two], out=sigmoids)  # (2)
+        np.tanh(sigmoids, out=sigmoids)
+        _logistic(sigmoids, fixed.half)
+        if fixed.bias is None:
+            q_n[...] = z[two:]
         else:
-            np.add(z[2 * H :], b, out=q_n)
+            np.add(z[two:], fixed.bias, out=q_n)
         np.multiply(r, q_n, out=n)  # (3)
-        n += pre[2 * H :]
+        n += pre[two:]
         np.tanh(n, out=n)
         np.subtract(h_prev, n, out=h)  # (4), as n + z (h_prev - n)
         h *= update
         h += n
 
     def residual(self, states: tuple, buffers: tuple) -> gru.Residual:
-        (h,), (gates, q_n) = states, buffers
-        H = h.shape[1]
-        r, z, n = (gates[:, k * H : (k + 1) * H] for k in range(3))
+        (h,), (_, r, z, n, q_n) = states, buffers
         return gru.Residual(h[:-1], r, z, n, q_n)
 
     def coefficients(self, cell: Any, residual: Any, valid: Array | None) -> tuple[Array, ...]:
         h_prev, r, z, n, q_n = residual
         k, H, N = r.shape
-        A = np.empty((k, 4, H, N), r.dtype)
+        A = memory.empty((k, 4, H, N), r.dtype)
         dp_n, dr, dz, dq_n = (A[:, m] for m in range(4))
         np.subtract(1, z, out=dp_n)  # (5), but for dh
         _one_minus_square(n, dq_n)
@@ -364,7 +414,7 @@ class GRU(InPlace):
         A, z = parts
         A *= dh
         np.multiply(dh, z, out=spare)
-        np.matmul(U_T, A[1:].reshape(-1, A.shape[-1]), out=dh)  # (8)
+        np.dot(U_T, A[1:].reshape(-1, A.shape[-1]), out=dh)  # (8)
         dh += spare
 
     def gradients(self, dz: Array) -> tuple[Array, Array]:
