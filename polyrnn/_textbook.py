@@ -26,6 +26,7 @@ class Textbook:
     cell: Cell
     weights: tuple[tuple[str, str], ...]
     prediction = ("Wy", "by")
+    names: tuple[str, ...]  # of the parameters, in the order of the textbook's dicts
 
     def shapes(self, parameters: Any, n_x: int, n_a: int) -> dict[str, tuple[int | None, int]]:
         shapes: dict[str, tuple[int | None, int]] = {}
@@ -63,6 +64,7 @@ class _RNNForm(Textbook):
     name = "rnn"
     cell = RNNCell("tanh")
     prediction = ("Wya", "by")
+    names = ("Wax", "Waa", "ba", "Wya", "by")
 
     def shapes(self, parameters: Any, n_x: int, n_a: int) -> dict[str, tuple[int | None, int]]:
         n_y = parameters["Wya"].shape[0] if "Wya" in parameters and parameters["Wya"].ndim == 2 else None
@@ -88,6 +90,7 @@ class _LSTMForm(Textbook):
     name = "lstm"
     cell = LSTMCell()
     weights = (("Wi", "bi"), ("Wf", "bf"), ("Wc", "bc"), ("Wo", "bo"))
+    names = ("Wf", "bf", "Wi", "bi", "Wc", "bc", "Wo", "bo", "Wy", "by")
 
     def cache(self, state: tuple, residual: Any) -> tuple:
         r = residual
@@ -104,6 +107,7 @@ class _GRUForm(Textbook):
     name = "gru"
     cell = GRUResetBeforeCell()
     weights = (("Wr", "br"), ("Wu", "bu"), ("Wc", "bc"))
+    names = ("Wu", "bu", "Wr", "br", "Wc", "bc", "Wy", "by")
 
     def to_core(self, xp: Any, parameters: dict) -> dict:
         return super().to_core(xp, parameters | {"Wu": -parameters["Wu"], "bu": -parameters["bu"]})
@@ -206,7 +210,7 @@ def sequence_forward(kind: Textbook, x: Any, states: dict[str, Any], parameters:
     known = {name: parameters[name] for name in kind.shapes(parameters, x.shape[0], 0)}  # others may be no arrays
     inputs = xp.permute_dims(x, (2, 0, 1))
     out, y, stacked = backend.call(_run, (kind, backend), known, inputs, tuple(states.values()))
-    steps = zip(*(xp.unstack(part) for part in (*stacked, inputs)), strict=True)
+    steps = zip(*(backend.unstack(part) for part in (*stacked, inputs)), strict=True)
     caches = [(*step, parameters) for step in steps]
     return (*(xp.permute_dims(part, (1, 2, 0)) for part in (*out, y)), (caches, x))
 
@@ -248,6 +252,7 @@ def sequence_backward(kind: Textbook, upstream: dict[str, Any], caches: Any, dy:
     grads, dx, start = backend.call(
         _back, (kind, backend), known, inputs, stacked, above, turned.get("dy"), turned.get("dz")
     )
+    grads = {f"d{name}": grads[f"d{name}"] for name in kind.names if f"d{name}" in grads}  # JAX sorts the keys
     return grads, xp.permute_dims(dx, (1, 2, 0)), start
 
 

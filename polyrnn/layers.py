@@ -19,6 +19,9 @@ from .cells.rnn import PHI
 _NOT_YET = {"num_layers": 1, "batch_first": False, "dropout": 0.0, "bidirectional": False, "proj_size": 0}
 
 
+_ACCEPTED = 1024  # kinds of arguments that a layer remembers to have checked
+
+
 class LayerTape(NamedTuple):
     """What a layer's forward leaves for its backward."""
 
@@ -167,15 +170,37 @@ class Recurrent(Module):
         if masks is not None:
             raise ValueError(f"masks: {type(self).__name__} has no dropout; expected None")
         parts = _split_state("state", state, self.cell.states)
+        try:  # what was found good once is good again: a call costs one look-up
+            arrays = (*params.values(), x, *parts)
+            key = (*params, *[None if a is None else (type(a), a.shape, a.dtype) for a in arrays])
+            backend = self._accepted.get(key)
+        except (AttributeError, TypeError):  # not a dict, or not all of them arrays: the checks say it better
+            backend, key = None, None
+        if backend is None:
+            backend = self._check(params, x, parts)
+            if len(self._accepted) >= _ACCEPTED:
+                self._accepted.clear()
+            if key is not None:
+                self._accepted[key] = backend
+        else:
+            backend.check_device([a for a in arrays if a is not None])
+        steps, batch, _ = x.shape
+        valid = None if lengths is None else valid_steps(backend, lengths, steps, batch, x)
+        return backend, parts, valid
+
+    @functools.cached_property
+    def _accepted(self) -> dict:
+        """The backends by the names, types, shapes and dtypes that passed `_check`."""
+        return {}
+
+    def _check(self, params: dict, x: Any, parts: tuple) -> Backend:
         backend = backend_of((params, x, parts), "params, x and state")
         dtype = check_params(params, self._shapes, type(self).__name__)
         check_array("x", x, (None, None, self.input_size), dtype, "(T, N, I)")
-        steps, batch, _ = x.shape
         for name, part in zip(self.cell.states, parts, strict=True):
             if part is not None:
-                check_array(f"state {name}", part, (1, batch, self.hidden_size), dtype, "(1, N, H)")
-        valid = None if lengths is None else valid_steps(backend, lengths, steps, batch, x)
-        return backend, parts, valid
+                check_array(f"state {name}", part, (1, x.shape[1], self.hidden_size), dtype, "(1, N, H)")
+        return backend
 
 
 def _split_state(name: str, state: Any, parts: tuple[str, ...]) -> tuple:
@@ -210,7 +235,7 @@ def _over_time(
 ) -> tuple[Any, Any, Any]:
     """From the layout of the door, (T, N, I), to that of the core, (T, I, N), and back."""
     xp = backend.xp
-    x = xp.permute_dims(clean(xp, valid, x), (0, 2, 1))
+    x = clean(xp, valid, x).mT
     shape = (layer.hidden_size, x.shape[2])
     start = tuple(
         xp.zeros(shape, dtype=x.dtype, device=getattr(x, "device", None)) if s is None else s[0, ...].mT for s in state
@@ -218,7 +243,7 @@ def _over_time(
     if valid is not None:
         valid = valid[:, None, :]
     y, end, tape = recurrence.forward(backend, layer.cell, _own(layer, params), x, start, valid, keep)
-    return xp.permute_dims(y, (0, 2, 1)), _outside(end), tape
+    return y.mT, _outside(end), tape
 
 
 def _backward(
@@ -232,11 +257,11 @@ def _backward(
     )
     if dy is not None:
         dy = clean(xp, None if tape.valid is None else tape.valid[:, 0, :], dy)
-        dy = xp.permute_dims(dy, (0, 2, 1))
+        dy = dy.mT
     above = (dy,) + (None,) * (len(end) - 1)
     grads, dx, start = recurrence.backward(backend, layer.cell, _own(layer, params), tape, above, end)
     outside = {name: grads[inside] for name, inside in layer._names.items()}
-    return outside, xp.permute_dims(dx, (0, 2, 1)), _outside(start)
+    return outside, dx.mT, _outside(start)
 
 
 def _step(static: tuple[Recurrent, Backend], params: dict, x: Any, state: tuple) -> tuple[Any, Any]:

@@ -13,6 +13,7 @@ from cases import LAYERS, layer_of, packed
 from subjects import ALL, near, only_kernel, with_kernels
 
 import polyrnn as pr
+from polyrnn import layers
 
 # ---- the references themselves: stored results, differences and loops agree ------------------------------------
 
@@ -36,6 +37,57 @@ def test_differences_are_the_stored_gradients(name, rng):
     for key, (direction, slope) in cases.differences(case, rng).items():
         assert abs(slope) > 1e-4
         near(np.sum(own[key] * direction), slope, "differences", key)
+
+
+# ---- the door ----------------------------------------------------------------------------------------------------
+
+
+def test_a_good_call_does_not_let_a_bad_one_through():
+    """What passed the checks is remembered by its form: everything that the checks look at must be part of it."""
+    lstm = pr.LSTM(3, 5)
+    params, x, h = lstm.init(seed=0), np.ones((7, 2, 3), "float32"), np.ones((1, 2, 5), "float32")
+    lstm(params, x, (h, None))
+    renamed = {name.replace("_l0", "_l1"): value for name, value in params.items()}
+    bad = {
+        "names": (renamed, x, (h, None)),
+        "a parameter's shape": (params | {"weight_hh_l0": params["weight_hh_l0"][:, :4]}, x, (h, None)),
+        "a parameter's dtype": (params | {"weight_hh_l0": params["weight_hh_l0"].astype("float64")}, x, (h, None)),
+        "a parameter's type": (params | {"weight_hh_l0": params["weight_hh_l0"].view(np.matrix)}, x, (h, None)),
+        "x's shape": (params, x[..., :2], (h, None)),
+        "x's rank": (params, x[0], (h, None)),
+        "x's dtype": (params, x.astype("float64"), (h, None)),
+        "x is a list": (params, x.tolist(), (h, None)),
+        "the state's batch": (params, x, (h[:, :1], None)),
+        "the cell state's dtype": (params, x, (h, h.astype("float64"))),
+        "no dict": (list(params.values()), x, (h, None)),
+    }
+    for name, arguments in bad.items():
+        for _ in range(2):
+            with pytest.raises((ValueError, TypeError)):
+                lstm(*arguments)
+                pytest.fail(f"{name}: let through")
+    y, _ = lstm(params, x, (h, None))
+    assert y.shape == (7, 2, 5)
+
+
+def test_a_layer_remembers_a_bounded_number_of_forms(monkeypatch):
+    monkeypatch.setattr(layers, "_ACCEPTED", 3)
+    rnn = pr.RNN(2, 3)
+    params = rnn.init(seed=0)
+    for steps in range(11):
+        assert rnn(params, np.ones((steps, 1, 2), "float32"))[0].shape == (steps, 1, 3)
+        assert len(rnn._accepted) <= 3
+    assert rnn._accepted
+
+
+def test_a_layer_that_was_called_and_its_backend_can_be_pickled():
+    rnn = pr.RNN(2, 3)
+    params, x = rnn.init(seed=0), np.ones((4, 1, 2), "float32")
+    y, _ = rnn(params, x)
+    again = pickle.loads(pickle.dumps(rnn))
+    assert again == rnn and hash(again) == hash(rnn)
+    np.testing.assert_array_equal(again(params, x)[0], y)
+    assert pickle.loads(pickle.dumps(pr.backend("numpy"))) is pr.backend("numpy")
 
 
 # ---- descriptions ----------------------------------------------------------------------------------------------

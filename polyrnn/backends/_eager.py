@@ -37,6 +37,11 @@ class Backend:
     def __repr__(self) -> str:
         return f"Backend({self.name!r})" if self.device is None else f"Backend({self.name!r}, {str(self.device)!r})"
 
+    def __reduce__(self) -> Any:
+        from . import backend  # the registry, which imports this file
+
+        return backend, (self.name, None if self.device is None else str(self.device))
+
     # ---- what users call ------------------------------------------------------------------
 
     def asarray(self, tree: Any, dtype: Any = None) -> Any:
@@ -129,6 +134,10 @@ class Backend:
             for full, part in zip(whole, outputs, strict=True):
                 full[start:end, ...] = part
         return carry, rebuild(y, whole)
+
+    def unstack(self, array: Any) -> tuple[Any, ...]:
+        """The arrays along the leading axis."""
+        return self.xp.unstack(array)
 
     def jit(self, function: Callable) -> Callable:
         """The function compiled as a whole where the library can, itself elsewhere."""
