@@ -129,14 +129,14 @@ def door(calls: int = 2000) -> dict[str, float]:
     import numpy as np
 
     import polyrnn as pr
-    from polyrnn import layers, recurrence
+    from polyrnn import recurrence, stack
 
     result = {}
     for layer in (pr.RNN(3, 5), pr.LSTM(3, 5), pr.GRU(3, 5)):
         params, x = layer.init(seed=0, backend="numpy"), np.ones((1, 2, 3), "float32")
         state = tuple(np.ones((1, 2, 5), "float32") for _ in layer.cell.states)
         given = state if len(state) > 1 else state[0]
-        backend, core = pr.backend("numpy"), layers._own(layer, params)
+        backend, core = pr.backend("numpy"), stack._own(layer._plan.layers[0][0], params)
         inside, start = x.transpose(0, 2, 1), tuple(s[0].T for s in state)
 
         def public(layer=layer, params=params, x=x, given=given):

@@ -10,6 +10,7 @@ from typing import Any
 from ._module import Gradients, Module
 from .backends import Availability, Backend, BackendUnavailable, available_backends, backend, backend_of
 from .checkpoint import load, save
+from .clipping import clip_by_global_norm, global_norm
 from .functional import (
     gru_backward,
     gru_cell_backward,
@@ -30,7 +31,7 @@ from .kernels import kernels_in_use, use_kernels
 from .layers import GRU, LSTM, RNN
 from .losses import Loss, mean_squared_error, softmax_cross_entropy
 from .modules import Dropout, Embedding, Linear, Sequential
-from .optimizers import SGD, Adam, AdamW, RMSProp, apply_updates, clip_by_global_norm, global_norm
+from .optimizers import SGD, Adam, AdamW, RMSProp, apply_updates
 from .schedules import Constant, CosineDecay, ExponentialDecay, LinearWarmup, StepDecay
 from .training import train_step, value_and_grad
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -34,6 +35,26 @@ def check_size(name: str, value: Any, least: int = 1) -> None:
         raise TypeError(f"{name}={value!r}: expected a whole number") from None
     if isinstance(value, bool) or number < least:
         raise ValueError(f"{name}={value!r}: expected a whole number of at least {least}")
+
+
+def check_number(name: str, value: Any, *, positive: bool = False, below: float = math.inf, also: str = "") -> float:
+    """A finite number >= 0, or > 0 if `positive`, and < `below`, as a Python float; else TypeError or ValueError.
+
+    NumPy's scalars and arrays of shape () are numbers, truth values are not; `also` says what else would do.
+    """
+    least = f"a finite number {'>' if positive else '>='} 0"
+    expected = least if below == math.inf else f"a number, 0 {'<' if positive else '<='} number < {below:g}"
+    try:
+        if isinstance(value, (bool, numpy.bool_)) or not hasattr(value, "__float__"):  # float("1") would do
+            raise TypeError
+        number = float(value)
+    except TypeError:  # an array of several numbers too
+        raise TypeError(f"{name}={value!r}: expected {expected}{also}") from None
+    except OverflowError:  # an int beyond all floats
+        number = math.inf
+    if not (number > 0 if positive else number >= 0) or not number < below:
+        raise ValueError(f"{name}={value!r}: expected {expected}{also}")
+    return number
 
 
 def check_flag(name: str, value: Any) -> None:

@@ -93,6 +93,19 @@ _LAYERS: dict[str, Callable[[bool], layers.Recurrent]] = {
     "GRU reset after": lambda bias: layers.GRU(I, H, bias=bias),
     "GRU reset before": lambda bias: layers.GRU(I, H, bias=bias, reset_after=False),
 }
+_DEEP: dict[str, layers.Recurrent] = {
+    "RNN relu, 3 layers": layers.RNN(I, H, num_layers=3, nonlinearity="relu"),
+    "RNN tanh, 2 layers, both directions, dropout": layers.RNN(I, H, num_layers=2, bidirectional=True, dropout=0.4),
+    "LSTM, 2 layers, both directions, dropout": layers.LSTM(I, H, num_layers=2, bidirectional=True, dropout=0.4),
+    "LSTM, projection": layers.LSTM(I, H, proj_size=3),
+    "LSTM, 2 layers, both directions, projection, batch first": layers.LSTM(
+        I, H, num_layers=2, bidirectional=True, proj_size=3, batch_first=True
+    ),
+    "GRU reset after, 2 layers, both directions, dropout": layers.GRU(
+        I, H, num_layers=2, bidirectional=True, dropout=0.4
+    ),
+    "GRU reset before, both directions": layers.GRU(I, H, bidirectional=True, reset_after=False),
+}
 _MODULES: dict[str, Module] = {
     "Embedding": Embedding(V, I),
     "Linear": Linear(I, H),
@@ -109,6 +122,7 @@ SUBJECTS: tuple[Subject, ...] = (
         for bias in (True, False)
         for lengths in (False, True)
     ),
+    *(_layer("layers", name, layer, lengths) for name, layer in _DEEP.items() for lengths in (False, True)),
     *(_layer("modules", name, module, lengths) for name, module in _MODULES.items() for lengths in (False, True)),
     *(_loss("softmax cross-entropy", losses.softmax_cross_entropy, True, masked) for masked in (False, True)),
     *(_loss("mean squared error", losses.mean_squared_error, False, masked) for masked in (False, True)),
@@ -142,7 +156,8 @@ FEATURES: tuple[Feature, ...] = (
         Feature(f"`{name}`" if " " not in name else f"`{name.split()[0]}` ({name.split(' ', 1)[1]})")
         for name in _LAYERS
     ),
-    Feature("bias or none, lengths, initial and final states, one step at a time"),
+    Feature("`num_layers`, `bidirectional`, `dropout` between layers, `proj_size` (LSTM), `batch_first`, `bias`"),
+    Feature("lengths or masks of valid steps, initial and final states, one step at a time, one sequence without N"),
     *(Feature(f"`{name}`") for name in _MODULES if "," not in name),
     Feature("textbook functions of RNN, LSTM and GRU"),
     Feature("losses, optimisers, clipping, schedules, a training step", remarks={"jax": "yes, as one function"}),
@@ -175,9 +190,7 @@ def markdown() -> str:
     rows.append(["tested by", *(tested for _, tested in BACKENDS.values())])
     lines = ["| | " + " | ".join(BACKENDS) + " |", "|---" * (len(BACKENDS) + 1) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
-    missing = ", ".join(f"`{name}`" for name in layers._NOT_YET)
-    more = f"Options of the layers that have their place and one value so far: {missing}."
-    return "\n".join([*lines, "", more])
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import IO, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from ._door import FLOATS, INTEGERS
 from .backends import backend_of
 
 __all__ = ["Checkpoint", "load", "load_extra", "save", "write_atomically"]
@@ -19,6 +20,7 @@ Arrays: TypeAlias = dict[str, Any]
 
 _FORMAT, _VERSION = "polyrnn", "1"
 _EXTRA = "extra:"  # arrays under this prefix are not parameters
+_STORED = (*FLOATS, *INTEGERS, "bool")  # dtypes
 
 
 class Checkpoint(NamedTuple):
@@ -53,7 +55,8 @@ def save(path: str | PathLike[str], params: Arrays, config: dict[str, Any], extr
     OSError
         If the file cannot be written.
     TypeError
-        If a value of `params` is no array, or `config` holds something that JSON cannot.
+        If `path` is no path, a value of `params` is no array or one of complex numbers or objects, or `config` holds
+        something that JSON cannot.
 
     Examples
     --------
@@ -66,6 +69,7 @@ def save(path: str | PathLike[str], params: Arrays, config: dict[str, Any], extr
     """
     from safetensors.numpy import save as serialise
 
+    _check_path(path)
     try:
         text = json.dumps(config, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -79,6 +83,11 @@ def save(path: str | PathLike[str], params: Arrays, config: dict[str, Any], extr
             raise ValueError(f"params: the name {name!r}; {_EXTRA!r} marks arrays that are no parameters")
     named = {**params, **{_EXTRA + name: array for name, array in (extra or {}).items()}}
     arrays = backend_of(named, "params").to_numpy(named) if named else {}
+    for name, array in arrays.items():
+        if array.dtype.name not in _STORED:
+            key = name.removeprefix(_EXTRA)
+            called = f"params[{name!r}]" if name == key else f"extra[{key!r}]"
+            raise TypeError(f"{called}: dtype {array.dtype}; expected floating point numbers, integers or booleans")
     # The format takes memory as it lies: contiguous, little-endian.
     arrays = {name: np.asarray(a, dtype=a.dtype.newbyteorder("<"), order="C") for name, a in arrays.items()}
     metadata = {"format": _FORMAT, "version": _VERSION, "config": text}
@@ -102,6 +111,8 @@ def load(path: str | PathLike[str]) -> Checkpoint:
     ------
     OSError
         If there is no such file, or it cannot be read.
+    TypeError
+        If `path` is no path.
     ValueError
         If the file is no model of polyrnn's, is damaged, or of another version.
     """
@@ -149,6 +160,8 @@ def write_atomically(
     ------
     OSError
         If the folder does not exist or cannot be written; the message names the path.
+    TypeError
+        If `path` is no path.
 
     Examples
     --------
@@ -162,6 +175,7 @@ def write_atomically(
     """
     if mode not in ("wb", "w"):
         raise ValueError(f"mode={mode!r}: expected 'wb' or 'w'")
+    _check_path(path)
     target = os.path.realpath(path)  # through a link, to what it points at
     if os.path.isdir(target):
         raise IsADirectoryError(f"{path}: a folder; expected the name of a file to write")
@@ -190,6 +204,7 @@ def write_atomically(
 def _read(path: str | PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
+    _check_path(path)
     expected = "expected a model that polyrnn saved"
     try:
         with open(path, "rb"):  # errors of the system as Python words them
@@ -215,3 +230,9 @@ def _read(path: str | PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, A
     if not isinstance(config, dict):
         raise ValueError(f"{path}: its configuration is a {type(config).__name__}; expected a dict")
     return arrays, config
+
+
+def _check_path(path: Any) -> None:
+    """A str or a path: `open` would take a number for a file that is open already, and close it."""
+    if not isinstance(path, (str, PathLike)):
+        raise TypeError(f"path={path!r}: expected a str or a path, such as 'model.safetensors'")

@@ -55,6 +55,8 @@ def softmax(z: Any) -> Any:
     """
     xp = backend_of(z, "z").xp
     check_float("z", z)
+    if z.ndim < 1 or z.shape[0] < 1:
+        raise ValueError(f"z has shape {tuple(z.shape)}; expected (n, ...) with n >= 1: softmax is over axis 0")
     return _softmax(xp, z, axis=0)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
+from ._door import check_flag, check_number
 from .backends import Backend, backend_of
 
 __all__ = [
@@ -29,8 +30,6 @@ __all__ = [
     "RMSPropState",
     "SGDState",
     "apply_updates",
-    "clip_by_global_norm",
-    "global_norm",
 ]
 
 Array: TypeAlias = Any
@@ -136,6 +135,7 @@ class SGD:
 
     def __post_init__(self) -> None:
         _settle(self, "momentum", "weight_decay")
+        check_flag("nesterov", self.nesterov)
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov=True: expected a momentum > 0 with it")
 
@@ -204,9 +204,15 @@ class Adam:
 
     def __post_init__(self) -> None:
         _settle(self, "eps", "weight_decay")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas={self.betas!r}: expected two numbers, 0 <= beta < 1")
-        object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))  # a list would not hash
+        expected = f"betas={self.betas!r}: expected two numbers, 0 <= beta < 1"
+        try:
+            betas = tuple(self.betas)  # a list would not hash
+        except TypeError:
+            raise TypeError(expected) from None
+        if len(betas) != 2:
+            raise ValueError(expected)
+        checked = tuple(check_number(f"betas[{k}]", beta, below=1) for k, beta in enumerate(betas))
+        object.__setattr__(self, "betas", checked)
 
     def init(self, params: Arrays) -> AdamState:
         """The state before the first update."""
@@ -317,9 +323,8 @@ class RMSProp:
     momentum: float = 0.0
 
     def __post_init__(self) -> None:
-        _settle(self, "alpha", "eps", "weight_decay", "momentum")
-        if not 0 <= self.alpha < 1:
-            raise ValueError(f"alpha={self.alpha!r}: expected 0 <= alpha < 1")
+        _settle(self, "eps", "weight_decay", "momentum")
+        object.__setattr__(self, "alpha", check_number("alpha", self.alpha, below=1))
 
     def init(self, params: Arrays) -> RMSPropState:
         """The state before the first update."""
@@ -367,77 +372,6 @@ def apply_updates(params: Arrays, updates: Arrays) -> Arrays:
     """
     _check(updates, params, "updates")
     return {name: p + updates[name] for name, p in params.items()}
-
-
-def global_norm(grads: Arrays) -> Array:
-    """The root of the sum of the squares of all elements.
-
-    The hazard: squares overflow where the elements do not (in float32 above about 1.8e19), and the norm is
-    then inf.
-
-    Parameters
-    ----------
-    grads : dict of arrays
-
-    Returns
-    -------
-    array, shape (), in the gradients' dtype
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> float(global_norm({"w": np.array([3.0]), "b": np.array([[4.0]])}))
-    5.0
-    """
-    return _norm(backend_of(grads, "grads").xp, grads)
-
-
-def clip_by_global_norm(grads: Arrays, max_norm: float) -> tuple[Arrays, Array]:
-    """The gradients, scaled down together where their global norm is above `max_norm`.
-
-    Below it, a norm of zero included, they come back bit for bit. Where the norm is not finite no direction
-    can be trusted: all gradients come back as zeros, so that one overflow does not make every parameter NaN,
-    and the norm tells. Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks"
-    (ICML 2013), algorithm 1; PyTorch adds 1e-6 to the norm, and lets a norm that is not finite through.
-
-    Parameters
-    ----------
-    grads : dict of arrays
-    max_norm : float
-        Finite, above zero.
-
-    Returns
-    -------
-    grads : dict of arrays
-    norm : array, shape ()
-        Before scaling.
-
-    Raises
-    ------
-    ValueError
-        If `max_norm` is not finite and above zero.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> clipped, norm = clip_by_global_norm({"w": np.array([3.0, 4.0])}, max_norm=1.0)
-    >>> clipped, float(norm)
-    ({'w': array([0.6, 0.8])}, 5.0)
-    """
-    if not 0 < max_norm < math.inf:
-        raise ValueError(f"max_norm={max_norm!r}: expected a finite number > 0")
-    max_norm = float(max_norm)
-    xp = backend_of(grads, "grads").xp
-    norm = _norm(xp, grads)
-    finite = xp.isfinite(norm)
-    limit = xp.full_like(norm, max_norm)
-    scale = limit / xp.maximum(xp.where(finite, norm, limit), limit)  # exactly 1 up to max_norm
-    return {name: xp.where(finite, g * xp.astype(scale, g.dtype), 0.0) for name, g in grads.items()}, norm
-
-
-def _norm(xp: Any, grads: Arrays) -> Array:
-    squares = [xp.sum(g * g) for g in grads.values()]
-    return xp.sqrt(sum(squares[1:], start=squares[0]))
 
 
 class _Rates(dict):
@@ -496,10 +430,8 @@ def _settle(optimizer: Any, *names: str) -> None:
 
     A NumPy scalar would promote float32 arrays.
     """
-    if not callable(optimizer.learning_rate):
-        names = ("learning_rate", *names)
+    rate = optimizer.learning_rate
+    if not callable(rate):
+        object.__setattr__(optimizer, "learning_rate", check_number("learning_rate", rate, also=", or a schedule"))
     for name in names:
-        value = getattr(optimizer, name)
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name}={value!r}: expected a finite number >= 0")
-        object.__setattr__(optimizer, name, float(value))
+        object.__setattr__(optimizer, name, check_number(name, getattr(optimizer, name)))

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
+from ._door import check_number
 from .backends import backend, backend_of
 
 __all__ = ["Constant", "CosineDecay", "ExponentialDecay", "LinearWarmup", "Schedule", "StepDecay"]
@@ -25,8 +26,8 @@ class Schedule:
             if field.name.endswith("steps"):
                 if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                     raise ValueError(f"{field.name}={value!r}: expected a number of steps, an int >= 0")
-            elif not 0 <= value < math.inf:
-                raise ValueError(f"{field.name}={value!r}: expected a finite number >= 0")
+            else:
+                object.__setattr__(self, field.name, check_number(field.name, value))
 
     def __call__(self, count: Any) -> Any:
         """The value after `count` updates."""

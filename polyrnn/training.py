@@ -10,12 +10,13 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy
 
-from ._door import valid_steps
+from ._door import check_number, valid_steps
 from ._module import Module
 from .backends import Backend, backend_of
+from .clipping import clip_by_global_norm, global_norm
 from .losses import Loss
 from .masks import fold, two_words
-from .optimizers import Optimizer, apply_updates, clip_by_global_norm, global_norm
+from .optimizers import Optimizer, apply_updates
 
 __all__ = ["TrainStep", "evaluate", "initial_state", "train_step", "value_and_grad"]
 
@@ -127,8 +128,8 @@ def train_step(
 
     Raises
     ------
-    ValueError
-        If `clip_norm` is not above zero.
+    ValueError, TypeError
+        If `clip_norm` is not finite and above zero, or no number.
 
     Notes
     -----
@@ -152,8 +153,8 @@ def train_step(
     >>> losses[-1] < losses[0]
     True
     """
-    if clip_norm is not None and not 0 < clip_norm < float("inf"):
-        raise ValueError(f"clip_norm={clip_norm!r}: expected a finite number > 0, or None")
+    if clip_norm is not None:
+        clip_norm = check_number("clip_norm", clip_norm, positive=True, also=", or None")
     gradient = value_and_grad(model, loss, has_aux=True)
 
     @functools.cache

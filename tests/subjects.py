@@ -15,7 +15,7 @@ import pytest
 
 import polyrnn as pr
 from polyrnn import testing
-from polyrnn.backends import tree_map
+from polyrnn.backends import backend_of, tree_map
 
 MEASURED: dict[tuple[str, str], float] = {}  # the largest errors of this process, for the summary
 
@@ -78,6 +78,14 @@ class Subject:
     def equal(self, actual: Any, expected: Any, dtype: str, name: str = "actual") -> None:
         """The same, to the bit."""
         testing.assert_equal(actual, expected, like=self._like(dtype), name=name)
+
+    def formed(self, array: Any, dtype: str, shape: tuple[int, ...]) -> None:
+        """Of this subject's namespace and device, of this dtype and shape; before anybody looks at values."""
+        like = self._like(dtype)
+        assert backend_of(array) is self.backend
+        assert str(array.device) == str(like.device)
+        assert array.dtype == like.dtype
+        assert tuple(array.shape) == tuple(shape)
 
     def _like(self, dtype: str) -> Any:
         return self.backend.asarray(0.0, dtype)
@@ -247,3 +255,13 @@ def tagged(tag: str, kernels: bool = True) -> pytest.MarkDecorator:
     found = tuple(subject for subject in running() if tag in subject.tags)
     found = with_kernels(found) if kernels else found
     return pytest.mark.parametrize("subject", [param(subject) for subject in found], indirect=True)
+
+
+@pytest.fixture(params=[param(subject) for subject in running()])
+def without_kernels(request: pytest.FixtureRequest) -> Subject:
+    """Each subject of this run, without its kernels, for files with whose tests kernels have nothing to do.
+
+    `subject = subjects.without_kernels` puts it in the place of the fixture of that name in conftest.py.
+    """
+    request.node.user_properties.append(("subject", request.param.name))
+    return request.param

@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,7 @@ from polyrnn.checkpoint import Checkpoint, load, load_extra, save, write_atomica
 CONFIG = {"cell": "lstm", "sizes": [5, 3], "characters": " aß𝄞\n", "dropout": 0.25, "none": None}
 
 
-@pytest.fixture(params=subjects.running(), ids=repr)
-def subject(request):
-    """Every library, without its kernels: they have no part in this."""
-    request.node.user_properties.append(("subject", request.param.name))
-    return request.param
+subject = subjects.without_kernels
 
 
 def params(dtype="float32"):
@@ -73,6 +70,31 @@ def test_a_config_that_is_not_json_is_refused(tmp_path, config):
 def test_what_is_no_array_is_refused(tmp_path):
     with pytest.raises(TypeError, match="params: builtins"):
         save(tmp_path / "model", {"w": [1.0]}, {})
+
+
+@pytest.mark.parametrize("dtype", ["complex128", "complex64", "object", "U3", "datetime64[s]"])
+def test_a_dtype_that_cannot_be_stored_is_refused(tmp_path, dtype):
+    bad = np.zeros(2, dtype=dtype)
+    words = f"dtype {re.escape(str(bad.dtype))}; expected floating point numbers, integers or booleans"
+    with pytest.raises(TypeError, match=rf"params\['w'\]: {words}"):
+        save(tmp_path / "model", {"good": np.ones(2), "w": bad}, {})
+    with pytest.raises(TypeError, match=rf"extra\['w'\]: {words}"):
+        save(tmp_path / "model", params(), {}, extra={"w": bad})
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["number", "truth value", "bytes", "None", "file"])
+def test_what_is_no_path_is_refused(tmp_path, kind):
+    with open(tmp_path / "open", "wb+") as file:
+        number = file.fileno()
+        path = {"number": number, "truth value": True, "bytes": b"open", "None": None, "file": file}[kind]
+        for call in (load, load_extra, lambda path: save(path, params(), {})):
+            with pytest.raises(TypeError, match=f"path={re.escape(repr(path))}: expected a str or a path"):
+                call(path)
+        with pytest.raises(TypeError, match="expected a str or a path"), write_atomically(path):
+            pass
+        file.write(b"it is still open")
+    assert os.listdir(tmp_path) == ["open"]
 
 
 class Trap:

@@ -27,6 +27,7 @@ from polyrnn.cli._loop import Stop
 from polyrnn.cli._model import known_prompt, load
 from polyrnn.cli._progress import Lines, Report, left
 from polyrnn.cli.sample import choose
+from polyrnn.cli.train import physical_memory
 
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 60
 SMALL = ("--hidden-size", "24", "--embedding-size", "6", "--batch-size", "4", "--sequence-length", "16")
@@ -411,6 +412,33 @@ def test_a_traceback_on_demand():
 def test_bad_options_of_training(trained, tmp_path, options, words):
     refused(run("train", trained / "text.txt", "--out", tmp_path / "out", *SMALL, *options), *words)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_beyond_the_memory_is_refused_before_it_is_drawn(trained, model, tmp_path, monkeypatch):
+    command = ("train", trained / "text.txt", "--out", tmp_path / "out", *SMALL, "--steps", 1, "--sample-length", 0)
+    needed = 4 * sum(array.nbytes for array in pr.load(model).params.values())
+    with monkeypatch.context() as patch:
+        patch.setattr(pr.Sequential, "init", lambda *arguments: pytest.fail("parameters were drawn"))
+        patch.setattr("polyrnn.cli.train.physical_memory", lambda: needed - 1)
+        refused(run(*command), "--hidden-size 24 with --embedding-size 6", "float32 need 0.0 GiB", "memory, 0.0 GiB")
+        patch.setattr("polyrnn.cli.train.physical_memory", lambda: 8 * 2**30)
+        words = ("--hidden-size 4000000", "--embedding-size 6", "953,677.9 GiB", "memory, 8.0 GiB")
+        refused(run(*command, "--hidden-size", 4_000_000), *words)
+        words = ("--embedding-size 10000000000", "float64", "GiB")
+        refused(run(*command, "--embedding-size", 10**10, "--dtype", "float64"), *words)
+    assert not (tmp_path / "out").exists()
+    for there in (needed, None):  # None: the system does not tell
+        monkeypatch.setattr("polyrnn.cli.train.physical_memory", lambda there=there: there)
+        assert run(*command, "--force").exit_code == 0
+
+
+def test_the_memory_of_this_machine(monkeypatch):
+    if hasattr(os, "sysconf"):
+        assert physical_memory() > 2**27
+    monkeypatch.setattr(os, "sysconf", lambda name: -1 if name == "SC_PHYS_PAGES" else 4096, raising=False)
+    assert physical_memory() is None
+    monkeypatch.delattr(os, "sysconf")
+    assert physical_memory() is None
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import polyrnn as pr
 
 T, N, I, H = 5, 3, 2, 7
 LSTM, GRU, RNN = pr.LSTM(I, H), pr.GRU(I, H), pr.RNN(I, H)
+DEEP = pr.LSTM(I, H, num_layers=2, bidirectional=True, proj_size=3, dropout=0.4)
 TABLE, HEAD = pr.Embedding(11, 3), pr.Linear(3, 2)
 MODEL = pr.Sequential(table=TABLE, layer=pr.GRU(3, 5), head=pr.Linear(5, 2))
 
@@ -54,14 +55,16 @@ def caches(a: Callable[..., Any]) -> tuple:
 
 DOORS = {
     # -- rank and size
-    "x of rank 2": Bad(lambda a: LSTM(params(a), a(N, I)), ValueError, ("x has shape (3, 2)", "(T, N, I)")),
+    "x of rank 1": Bad(lambda a: LSTM(params(a), a(I)), ValueError, ("x has shape (2,)", "(T, N, I)")),
     "x of another size": Bad(lambda a: LSTM(params(a), a(T, N, 3)), ValueError, ("x has shape (5, 3, 3)", "2)")),
     "x for forward": Bad(lambda a: GRU.forward(params(a, GRU), a(T, N, 3)), ValueError, ("x has shape (5, 3, 3)",)),
     "state of another batch": Bad(
         lambda a: GRU(params(a, GRU), a(T, N, I), a(1, 2, H)), ValueError, ("state h has shape (1, 2, 7)", "(1, 3, 7)")
     ),
     "state without its first axis": Bad(
-        lambda a: GRU(params(a, GRU), a(T, N, I), a(N, H)), ValueError, ("state h has shape (3, 7)", "(1, N, H)")
+        lambda a: GRU(params(a, GRU), a(T, N, I), a(N, H)),
+        ValueError,
+        ("state h has shape (3, 7)", "(1, 3, 7) = (L*D, N, H)"),
     ),
     "c of another size": Bad(
         lambda a: LSTM(params(a), a(T, N, I), (a(1, N, H), a(1, N, 5))), ValueError, ("state c has shape (1, 3, 5)",)
@@ -222,6 +225,62 @@ DOORS = {
     "textbook parameters in a list": Bad(
         lambda a: pr.rnn_forward(a(I, N, T), a(H, N), [1]), TypeError, ("parameters is a list", "dict")
     ),
+    "a deep state too shallow": Bad(
+        lambda a: DEEP(params(a, DEEP), a(T, N, I), (a(2, N, 3), a(4, N, H))),
+        ValueError,
+        ("state h has shape (2, 3, 3)", "(4, 3, 3) = (L*D, N, P)"),
+    ),
+    "a deep cell state of the projection's size": Bad(
+        lambda a: DEEP(params(a, DEEP), a(T, N, I), (a(4, N, 3), a(4, N, 3))),
+        ValueError,
+        ("state c has shape (4, 3, 3)", "(4, 3, 7) = (L*D, N, H)"),
+    ),
+    "a gradient of one direction": Bad(
+        lambda a: DEEP.backward(DEEP.forward(params(a, DEEP), a(T, N, I))[2], a(T, N, 3)),
+        ValueError,
+        ("dy has shape (5, 3, 3)", "(5, 3, 6) = (T, N, D*P)"),
+    ),
+    "a gradient of another layout": Bad(
+        lambda a: DEEP.backward(DEEP.forward(params(a, DEEP), a(T, I))[2], a(T, N, 6)),
+        ValueError,
+        ("dy has shape (5, 3, 6)", "(5, 6) = (T, D*P)"),
+    ),
+    "x of rank 4": Bad(lambda a: DEEP(params(a, DEEP), a(1, T, N, I)), ValueError, ("x has shape (1, 5, 3, 2)",)),
+    "a step in both directions": Bad(
+        lambda a: DEEP.step(params(a, DEEP), a(N, I)), ValueError, ("step", "bidirectional=False")
+    ),
+    "lengths of one sequence": Bad(
+        lambda a: DEEP(params(a, DEEP), a(T, I), lengths=[3]), ValueError, ("lengths", "(T, I)")
+    ),
+    "a mask of valid steps turned": Bad(
+        lambda a: DEEP(params(a, DEEP), a(T, N, I), lengths=a(N, T, dtype="bool")),
+        ValueError,
+        ("lengths has shape (3, 5)", "(5, 3) = (T, N)"),
+    ),
+    "a mask of valid steps of numbers": Bad(
+        lambda a: DEEP(params(a, DEEP), a(T, N, I), lengths=a(T, N)), TypeError, ("lengths has dtype float64", "bool")
+    ),
+    "masks without dropout": Bad(
+        lambda a: LSTM(params(a), a(T, N, I), masks={"dropout_l0": a(T, N, H, dtype="bool")}),
+        ValueError,
+        ("masks: LSTM has no dropout",),
+    ),
+    "masks of another name": Bad(
+        lambda a: DEEP(params(a, DEEP), a(T, N, I), masks={"dropout_l1": a(T, N, 6, dtype="bool")}),
+        ValueError,
+        ("dropout_l1", "expected a dict of dropout_l0"),
+    ),
+    "a mask too narrow": Bad(
+        lambda a: DEEP(params(a, DEEP), a(T, N, I), masks={"dropout_l0": a(T, N, 3, dtype="bool")}),
+        ValueError,
+        ("masks['dropout_l0'] has shape (5, 3, 3)", "(5, 3, 6)"),
+    ),
+    "a mask of numbers": Bad(
+        lambda a: DEEP(params(a, DEEP), a(T, N, I), masks={"dropout_l0": a(T, N, 6)}),
+        TypeError,
+        ("masks['dropout_l0'] has dtype float64", "bool"),
+    ),
+    "a seed of text": Bad(lambda a: DEEP(params(a, DEEP), a(T, N, I), seed="one"), TypeError, ("seed='one'", "an int")),
     "textbook bias of rank 1": Bad(
         lambda a: pr.rnn_forward(a(I, N, T), a(H, N), textbook(a) | {"ba": a(H)}),
         ValueError,
@@ -259,6 +318,7 @@ DOORS = {
         lambda a: pr.gru_cell_backward(a(H, N), (a(H, N),)), TypeError, ("cache", "gru_cell_forward")
     ),
     "softmax of integers": Bad(lambda a: pr.softmax(a(3, 2, dtype="int64")), TypeError, ("z has dtype int64",)),
+    "softmax of nothing": Bad(lambda a: pr.softmax(a(0, 3)), ValueError, ("z has shape (0, 3)", "n >= 1")),
     "sigmoid of a list": Bad(lambda a: pr.sigmoid([1.0]), TypeError, ("z", "list")),
 }
 
@@ -371,11 +431,17 @@ OPTIONS = {
     "a float": (lambda: pr.GRU(3.0, 5), TypeError, ("input_size=3.0", "whole number")),
     "text": (lambda: pr.RNN(3, "5"), TypeError, ("hidden_size='5'", "whole number")),
     "true": (lambda: pr.LSTM(True, 5), ValueError, ("input_size=True",)),
-    "layers": (lambda: pr.LSTM(3, 5, num_layers=2), ValueError, ("num_layers=2", "Sequential")),
-    "both directions": (lambda: pr.LSTM(3, 5, bidirectional=True), ValueError, ("bidirectional=True", "False")),
-    "projection": (lambda: pr.LSTM(3, 5, proj_size=2), ValueError, ("proj_size=2",)),
-    "batch first": (lambda: pr.GRU(3, 5, batch_first=True), ValueError, ("batch_first=True",)),
-    "dropout": (lambda: pr.GRU(3, 5, dropout=0.1), ValueError, ("dropout=0.1",)),
+    "no layers": (lambda: pr.LSTM(3, 5, num_layers=0), ValueError, ("num_layers=0", "at least 1")),
+    "half a layer": (lambda: pr.LSTM(3, 5, num_layers=1.5), TypeError, ("num_layers=1.5", "whole number")),
+    "directions of text": (lambda: pr.LSTM(3, 5, bidirectional="yes"), TypeError, ("bidirectional='yes'", "True")),
+    "batch first of a number": (lambda: pr.GRU(3, 5, batch_first=1), TypeError, ("batch_first=1", "True")),
+    "a projection too wide": (lambda: pr.LSTM(3, 5, proj_size=5), ValueError, ("proj_size=5", "hidden_size=5")),
+    "a projection below zero": (lambda: pr.LSTM(3, 5, proj_size=-1), ValueError, ("proj_size=-1", "at least 0")),
+    "a projection of a GRU": (lambda: pr.GRU(3, 5, proj_size=2), ValueError, ("proj_size=2", "only an LSTM")),
+    "a projection of an RNN": (lambda: pr.RNN(3, 5, proj_size=2), ValueError, ("proj_size=2", "only an LSTM")),
+    "dropout of one": (lambda: pr.GRU(3, 5, num_layers=2, dropout=1.0), ValueError, ("dropout=1.0", "< 1")),
+    "dropout below zero": (lambda: pr.GRU(3, 5, num_layers=2, dropout=-0.1), ValueError, ("dropout=-0.1",)),
+    "dropout of text": (lambda: pr.GRU(3, 5, num_layers=2, dropout="some"), TypeError, ("dropout='some'", "number")),
     "nonlinearity": (
         lambda: pr.RNN(3, 5, nonlinearity="gelu"),
         ValueError,

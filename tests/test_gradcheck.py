@@ -539,6 +539,104 @@ def test_float32_is_held_against_float64():
     assert not check_layer(Planted(3, 5), dtype="float32", methods=["complex step"]).ok
 
 
+# ---- planted errors: step -----------------------------------------------------------------
+
+STEPPING = "step by step"
+
+
+def without_state(step, params, x, state):
+    return step(params, x)
+
+
+def standing_still(step, params, x, state):
+    return step(params, x, state)[0], state
+
+
+def states_swapped(step, params, x, state):
+    y, state = step(params, x, state)
+    return y, state[::-1]
+
+
+def one_state_of_two(step, params, x, state):
+    y, (h, _) = step(params, x, state)
+    return y, (h, state[1])
+
+
+def a_little_off(step, params, x, state):
+    y, state = step(params, x, state)
+    return y * (1 + 1e-9), state
+
+
+def with_a_time_axis(step, params, x, state):
+    y, state = step(params, x, state)
+    return y[None], state
+
+
+def in_float32(step, params, x, state):
+    y, state = step(params, x, state)
+    return y.astype("float32"), state
+
+
+# What each does to an LSTM's step, and the rows that must tell.
+ALL = {"outputs", "final state.0", "final state.1"}
+WRONG_STEPS: dict[Callable, set[str]] = {
+    without_state: ALL,
+    standing_still: ALL,
+    states_swapped: ALL,
+    one_state_of_two: ALL,
+    a_little_off: {"outputs"},
+    with_a_time_axis: {"outputs"},
+    in_float32: {"outputs"},
+}
+
+
+def stepping(wrong):
+    @dataclass(frozen=True)
+    class Planted(pr.LSTM):
+        def step(self, params, x, state=None):
+            return wrong(super().step, params, x, state)
+
+    return Planted
+
+
+@pytest.mark.parametrize("wrong", WRONG_STEPS, ids=lambda wrong: wrong.__name__)
+def test_a_wrong_step_is_caught(wrong):
+    report = check_layer(stepping(wrong)(2, 5), methods=["complex step"])
+    assert {row.name for row in report.rows if not row.ok} == WRONG_STEPS[wrong]
+    assert {row.method for row in report.rows if not row.ok} == {STEPPING}
+    assert report.of("complex step").ok
+    model = pr.Sequential(head=pr.Linear(2, 3), dropout=pr.Dropout(0.4), lstm=stepping(wrong)(3, 5))
+    report = check_layer(model, lengths=True, methods=["complex step"])
+    assert {row.method for row in report.rows if not row.ok} == {STEPPING}
+
+
+def test_a_right_step_passes_whatever_the_size_and_dtype():
+    def right(step, params, x, state):
+        return step(params, x, state)
+
+    small = {"methods": ["complex step"], "lengths": True}
+    for layer in (stepping(right)(2, 5), pr.GRU(2, 5), pr.Sequential(pr.Embedding(7, 2), pr.RNN(2, 3))):
+        for dtype in ("float64", "float32"):
+            report = check_layer(layer, dtype=dtype, **small)
+            report.raise_if_wrong()
+            assert STEPPING in {row.method for row in report.rows}
+    wide = check_layer(pr.RNN(64, 64), steps=60, methods=["differences"], elementwise=0).of(STEPPING)
+    wide.raise_if_wrong()
+
+
+def test_what_has_no_states_or_no_step():
+    assert check_layer(pr.Linear(2, 5), methods=["complex step"]).of(STEPPING).rows == ()
+
+    @dataclass(frozen=True)
+    class Whole(pr.GRU):
+        def step(self, params, x, state=None):
+            raise NotImplementedError
+
+    report = check_layer(Whole(2, 5), methods=["complex step"])
+    report.raise_if_wrong()
+    assert report.skipped == {STEPPING: "there is no `step`"}
+
+
 # ---- agreement -----------------------------------------------------------------------------
 
 
@@ -608,6 +706,39 @@ def test_a_gradient_that_is_rightly_zero_is_remarked():
     report = check(lambda x, y: x * x, lambda dy, x, y: (2 * dy * x, 0 * y), [np.ones(2), np.ones(3)])
     report.raise_if_wrong()
     assert any("does not reach" in row.note for row in report.rows if row.name == "y")
+
+
+@pytest.mark.parametrize("elementwise", [0, 100])
+@pytest.mark.parametrize("method", METHODS)
+def test_where_every_reference_is_zero_nothing_was_checked(method, elementwise):
+    def forward(x, w):
+        return 0 * x + 0 * w
+
+    report = check(
+        forward, lambda dy, x, w: (0 * x, 0 * w), point()[1:2] * 2, methods=[method], elementwise=elementwise
+    )
+    assert not report.ok
+    assert not any(row.ok for row in report.rows)
+    assert "every reference is zero: nothing was compared" in str(report)
+    almost = check(forward, lambda dy, x, w: (1e-16 * x, 0 * w), point()[1:2] * 2, methods=[method])
+    assert not almost.ok
+    with pytest.raises(WrongGradient, match="nothing was compared"):
+        check_layer(pr.Linear(2, 5), lengths=[0, 0, 0], methods=["complex step"]).raise_if_wrong()
+
+
+@pytest.mark.parametrize("tolerance", [float("inf"), float("nan"), -1e-9])
+def test_a_tolerance_that_lets_everything_pass_is_refused(tolerance):
+    words = f"tolerance={tolerance}: expected a finite number >= 0, or None"
+    with pytest.raises(ValueError, match=words):
+        check(network, network_backward, point(), tolerance=tolerance)
+    with pytest.raises(ValueError, match=words):
+        check_layer(pr.Linear(2, 5), tolerance=tolerance)
+    with pytest.raises(ValueError, match=words):
+        check_textbook("rnn", tolerance=tolerance)
+    with pytest.raises(ValueError, match=words):
+        check_loss(losses.mean_squared_error, np.ones(3), np.zeros(3), tolerance=tolerance)
+    with pytest.raises(TypeError, match="tolerance='a': expected a finite number"):
+        check(network, network_backward, point(), tolerance="a")
 
 
 def test_tolerances_are_far_below_the_errors_that_are_planted():

@@ -99,7 +99,7 @@ def test_tapes_are_interchangeable(name, kind, lengths, used):
     for on in (False, True):
         with pr.use_kernels(on):
             *_, tapes[on] = run.forward()
-    residuals = [still_running(tapes[on].recurrence) for on in (True, False)]
+    residuals = [still_running(tapes[on].stack.recurrences[0]) for on in (True, False)]
     assert_close(*residuals, "same")
     for on in (False, True):
         with pr.use_kernels(not on):

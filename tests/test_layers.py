@@ -13,7 +13,7 @@ from cases import LAYERS, layer_of, packed
 from subjects import ALL, near, only_kernel, with_kernels
 
 import polyrnn as pr
-from polyrnn import layers
+from polyrnn import _recurrent
 
 # ---- the references themselves: stored results, differences and loops agree ------------------------------------
 
@@ -61,17 +61,18 @@ def test_a_good_call_does_not_let_a_bad_one_through():
         "the cell state's dtype": (params, x, (h, h.astype("float64"))),
         "no dict": (list(params.values()), x, (h, None)),
     }
-    for name, arguments in bad.items():
-        for _ in range(2):
-            with pytest.raises((ValueError, TypeError)):
-                lstm(*arguments)
-                pytest.fail(f"{name}: let through")
+    for name, arguments in [*bad.items(), *bad.items()]:
+        try:
+            lstm(*arguments)
+        except (ValueError, TypeError):
+            continue
+        pytest.fail(f"{name}: let through")
     y, _ = lstm(params, x, (h, None))
     assert y.shape == (7, 2, 5)
 
 
 def test_a_layer_remembers_a_bounded_number_of_forms(monkeypatch):
-    monkeypatch.setattr(layers, "_ACCEPTED", 3)
+    monkeypatch.setattr(_recurrent, "_ACCEPTED", 3)
     rnn = pr.RNN(2, 3)
     params = rnn.init(seed=0)
     for steps in range(11):

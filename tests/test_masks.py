@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import subjects
 
-from polyrnn.backends import backend_of
 from polyrnn.masks import fold, keep_mask, threefry
 
 # Random123's known answers of threefry2x32 with 20 rounds: counter, key, result.
@@ -17,20 +16,7 @@ KNOWN = [
 ]
 
 
-@pytest.fixture(params=subjects.running(), ids=repr)
-def subject(request):
-    """Every library, without its kernels: they have no part in this."""
-    request.node.user_properties.append(("subject", request.param.name))
-    return request.param
-
-
-def check(subject, array, dtype, shape):
-    """Namespace, device, dtype and shape, before anybody looks at values."""
-    like = subject.backend.asarray(0.0, dtype)
-    assert backend_of(array) is subject.backend
-    assert str(array.device) == str(like.device)
-    assert array.dtype == like.dtype
-    assert tuple(array.shape) == tuple(shape)
+subject = subjects.without_kernels
 
 
 def signed(words):
@@ -58,7 +44,7 @@ def test_known_answers(subject, counter, key, expected):
     c = subject.array(signed(counter))
     words = subject.function(lambda k, c: threefry(subject.xp, k, (c[0:1], c[1:2])))(subject.array(signed(key)), c)
     for word, value in zip(words, expected, strict=True):
-        check(subject, word, "int32", (1,))
+        subject.formed(word, "int32", (1,))
         assert int(subject.host(word)[0]) & 0xFFFFFFFF == value
 
 
@@ -93,7 +79,7 @@ def test_a_mask_is_the_scalar_one(subject, seed, shape):
         return keep_mask(xp, key, shape, 0.375, device)
 
     mask = subject.function(draw)(subject.array(np.asarray(13, dtype=np.int32)))
-    check(subject, mask, "bool", shape)
+    subject.formed(mask, "bool", shape)
     np.testing.assert_array_equal(subject.host(mask), reference_mask(seed, 13, 2, shape, 0.375))
 
 
@@ -105,7 +91,7 @@ def test_a_number_gives_one_key_in_every_form(subject, value):
     forms += [np.asarray(value, dtype=np.int32)] if -(2**31) <= value < 2**31 else []
     for form in forms:
         key = subject.function(lambda seed: fold(xp, seed, 7, device))(subject.array(form))
-        check(subject, key, "int32", (2,))
+        subject.formed(key, "int32", (2,))
         np.testing.assert_array_equal(subject.host(key), expected)
     key = subject.function(lambda data: fold(xp, 7, data, device))(subject.array(forms[0]))
     np.testing.assert_array_equal(subject.host(key), subject.host(fold(xp, 7, value, device)))
@@ -141,7 +127,7 @@ def test_the_ends_of_the_rate(subject):
     key, device = fold(subject.xp, 3, 0, subject.backend.device), subject.backend.device
     for rate, kept in ((0, True), (0.0, True), (1, False), (1 - 2**-40, False)):
         mask = subject.function(lambda key: keep_mask(subject.xp, key, (3, 5), rate, device))(key)  # noqa: B023
-        check(subject, mask, "bool", (3, 5))
+        subject.formed(mask, "bool", (3, 5))
         assert np.all(subject.host(mask) == kept)
 
 

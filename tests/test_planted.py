@@ -19,11 +19,13 @@ from typing import Any, NamedTuple
 import cases
 import numpy as np
 import pytest
+import stacks
 import subjects
 import test_contract
 import test_functional
 import test_kernels
 import test_modules
+import test_stack
 from oracle.stored import case
 
 import polyrnn
@@ -52,7 +54,12 @@ MASKED = ("masked", "cells/_cell.py", "class Masked(Cell)")
 ACTIVATIONS = ("cells", "activations.py", "import")
 FORWARD = ("blocks", "recurrence.py", "def forward")
 BACKWARD = ("blocks", "recurrence.py", "def backward")
-LAYERS = ("layers", "layers.py", "def _over_time")
+LAYERS = ("layers", "_recurrent.py", "def _over_time")
+DEEP = ("stack", "_recurrent.py", "def _inward")
+MASKS = ("drop_rate", "_recurrent.py", "def _masks")
+STACK = ("stack", "stack.py", "def forward")
+STACK_BACK = ("stack", "stack.py", "def backward")
+PROJECTED = ("projection", "cells/lstm.py", "class ProjectedLSTMCell")
 EMBEDDING = ("embedding", "modules.py", "class Embedding")
 LINEAR = ("linear", "modules.py", "class Linear")
 DROPOUT = ("dropout", "modules.py", "class Dropout")
@@ -182,11 +189,36 @@ TABLE = [
     Plant(*BACKWARD, "dstate, (dpre, drec) = backend.scan", "_, (dpre, drec) = backend.scan"),
     Plant(*BACKWARD, "(inputs, residuals, dy), size, reverse=True)", "(inputs, residuals, dy), size)"),
     # -- the layers' doors
-    Plant(*LAYERS, "clean(xp, valid, x)", "x"),
-    Plant(*LAYERS, "dy = clean(xp, None if tape.valid is None else tape.valid[:, 0, :], dy)", "dy = dy + 0"),
-    Plant(*LAYERS, "above = (dy,) + (None,) * (len(end) - 1)", "above = (None,) * (len(end) - 1) + (dy,)"),
-    Plant(*LAYERS, "d[0, ...].mT for d in dstate", "d[0, ...].mT for d in reversed(dstate)"),
-    Plant(*LAYERS, "part.mT[None, ...] for part in state", "part.mT[None, ...] for part in reversed(state)"),
+    Plant(*LAYERS, "inner = clean(xp, valid, _inward(layer, xp, x))", "inner = _inward(layer, xp, x)"),
+    Plant(*LAYERS, "else clean(xp, valid, _inward(layer, xp, dy))", "else _inward(layer, xp, dy)"),
+    Plant(*LAYERS, "part[None, ...] for part in states[0]", "part[None, ...] for part in reversed(states[0])"),
+    Plant(*LAYERS, "return list(zip(*found, strict=True))", "return list(zip(*found[::-1], strict=True))"),
+    Plant(*DEEP, "xp.permute_dims(x, (1, 2, 0)) if", "xp.permute_dims(x, (1, 2, 0))[::-1, ...] if"),
+    Plant(*DEEP, "found.append([part[k, ...].mT for k in each])", "found.append([part[0, ...].mT for k in each])"),
+    Plant(*DEEP, "xp.stack(each) for each in zip(*states", "xp.stack(each[::-1]) for each in zip(*states"),
+    Plant(*DEEP, 'masks[f"dropout_l{k}"]) for k', 'masks["dropout_l0"]) for k'),
+    Plant(*MASKS, "fold(xp, key, k, device)", "fold(xp, key, 0, device)"),
+    # -- depth, directions, dropout between layers
+    Plant(*STACK, "masks[k - 1], x, plan.dropout", "None, x, plan.dropout"),
+    Plant(*STACK, "states[len(ends)]", "states[0]"),
+    Plant(*STACK, "turned, still = _flip(xp, x), _flip(xp, valid)", "turned, still = _flip(xp, x), valid"),
+    Plant(*STACK, "turned, still = _flip(xp, x), _flip(xp, valid)", "turned, still = x, _flip(xp, valid)"),
+    Plant(*STACK, "                y = _flip(xp, y)\n", ""),
+    Plant(*STACK, "xp.concat([y.mT for y in outputs], axis=2)", "xp.concat([y.mT for y in outputs[::-1]], axis=2)"),
+    Plant(*STACK_BACK, "end = dstates[d]", "end = dstates[0]"),
+    Plant(*STACK_BACK, "dy[:, rows : rows + size, :]", "dy[:, :size, :]"),
+    Plant(*STACK_BACK, "above = _flip(xp, above) if direction.reverse else above", "pass"),
+    Plant(*STACK_BACK, "dx_d = _flip(xp, dx_d) if direction.reverse else dx_d", "pass"),
+    Plant(*STACK_BACK, "dx_d if dx is None else dx + dx_d", "dx_d"),
+    Plant(*STACK_BACK, "_drop(xp, tape.masks[k - 1], dx, plan.dropout) if k else dx", "dx"),
+    Plant(*STACK_BACK, "tape.masks[k - 1], dx", "tape.masks[0], dx"),
+    Plant(*STACK_BACK, "x * (1 / (1 - rate))", "x"),
+    # -- the projection
+    Plant(*PROJECTED, 'params["weight_hr"] @ m, c', 'params["weight_hr"] @ (m + c), c'),
+    Plant(*PROJECTED, '(params["weight_hr"] @ m, c), residual', '(params["weight_hr"] @ m, m), residual'),
+    Plant(*PROJECTED, 'dm = params["weight_hr"].mT @ dh', 'dm = -params["weight_hr"].mT @ dh'),
+    Plant(*PROJECTED, "(dm, dc))", "(dm, 0 * dc))"),
+    Plant(*PROJECTED, "over_steps(xp, drec, residuals.o * residuals.tanh_c)", "over_steps(xp, drec, residuals.o)"),
     # -- what stands around a layer
     Plant(*STATELESS, "x = clean(found.xp, valid, x)", "x = x + 0"),
     Plant(*STATELESS, "return clean(found.xp, valid, y), None", "return y, None"),
@@ -354,6 +386,26 @@ def kernels(pr: Any, *kinds: str) -> None:
                 test_contract.check_proof(test_contract.Run(NUMPY, cases.random_case(*wide)), cases.proof(*wide))
 
 
+def stack(pr: Any) -> None:
+    for kind in ("rnn", "lstm"):  # three layers, and two with a state of two parts
+        test_stack.test_masks_and_lengths_by_loops(NUMPY, kind, True)
+    test_stack.test_batch_first_is_the_same_turned(NUMPY, True)
+    for kind in ("rnn", "lstm"):
+        test_stack.test_the_backward_pass_uses_the_masks_of_its_forward_pass(NUMPY, kind, True)
+    configurations(pr, lambda c: c.options["bidirectional"] and c.options["num_layers"] > 1)
+
+
+def projection(pr: Any) -> None:
+    configurations(pr, lambda c: "proj_size" in c.options)
+
+
+def configurations(pr: Any, wanted: Callable[[Any], bool]) -> None:
+    """The first few of PyTorch's stored results of this kind."""
+    found = [k for k in range(stacks.COUNT) if wanted(stacks.configuration(k))][:8]
+    for k in found:
+        test_stack.test_results_and_gradients_are_pytorchs(NUMPY, k)
+
+
 def losses(pr: Any) -> None:
     for name, function, first, second in (
         ("cross_entropy", pr.softmax_cross_entropy, "logits", "labels"),
@@ -404,6 +456,9 @@ CHECKS: dict[str, tuple[Callable[[Any], None], ...]] = {
     "masked": (padding, lambda pr: results("rnn_tanh", "lstm")),
     "blocks": (many_blocks,),
     "layers": (padding, lambda pr: results("lstm")),
+    "stack": (stack,),
+    "drop_rate": (lambda pr: test_stack.test_masks_of_a_seed_drop_at_the_rate_and_differ_from_layer_to_layer(),),
+    "projection": (projection,),
     "modules": (linear, embedding),
     "embedding": (embedding,),
     "linear": (linear,),
@@ -479,7 +534,7 @@ def under_test(pr: Any) -> Iterator[None]:
         patch.setattr(cases, "get", lambda name: moved(get(name)))
         patch.setattr(cases, "random_case", lambda *arguments: moved(random_case(*arguments)))
         patch.setattr(test_contract, "recurrence", sys.modules["polyrnn.recurrence"])
-        for module in (test_modules, test_functional):
+        for module in (test_modules, test_functional, test_stack):
             patch.setattr(module, "pr", pr)
         yield
 

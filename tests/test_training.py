@@ -228,6 +228,8 @@ def test_jax_compiles_an_evaluation_once(rng):
 def test_a_clipping_norm_must_be_positive(norm):
     with pytest.raises(ValueError, match="clip_norm="):
         train_step(language_model(), pr.softmax_cross_entropy, pr.Adam(), clip_norm=norm)
+    with pytest.raises(TypeError, match="clip_norm='1': expected a finite number > 0, or None"):
+        train_step(language_model(), pr.softmax_cross_entropy, pr.Adam(), clip_norm="1")
 
 
 def test_mixed_backends_are_refused(rng):

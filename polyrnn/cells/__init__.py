@@ -2,7 +2,7 @@
 
 from ._cell import Cell, Masked
 from .gru import GRUCell, GRUResetBeforeCell
-from .lstm import LSTMCell
+from .lstm import LSTMCell, ProjectedLSTMCell
 from .rnn import RNNCell
 
-__all__ = ["Cell", "GRUCell", "GRUResetBeforeCell", "LSTMCell", "Masked", "RNNCell"]
+__all__ = ["Cell", "GRUCell", "GRUResetBeforeCell", "LSTMCell", "Masked", "ProjectedLSTMCell", "RNNCell"]

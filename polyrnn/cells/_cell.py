@@ -26,6 +26,10 @@ class Cell:
         shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, input_size), "weight_hh": (rows, hidden_size)}
         return shapes | ({"bias_ih": (rows,), "bias_hh": (rows,)} if bias else {})
 
+    def state_sizes(self, hidden_size: int) -> tuple[int, ...]:
+        """The rows of each state."""
+        return (hidden_size,) * len(self.states)
+
     def project(self, xp: Any, params: dict, x: Any) -> Any:
         """The input's share of a block of steps: W x_t + b (T, G*H, N) for all t in one product."""
         W = params["weight_ih"]

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 import shlex
 import tempfile
 import time
@@ -255,7 +256,36 @@ def new_model(o: SimpleNamespace, vocabulary: Vocabulary) -> Any:
     }
     chosen = open_backend(o.backend, o.device)
     model = build(config)
+    check_memory(o, model.shapes())
     return LanguageModel(model, model.init(o.seed, chosen, o.dtype.value), vocabulary, config, chosen)
+
+
+def check_memory(o: SimpleNamespace, shapes: dict[str, tuple[int, ...]]) -> None:
+    """ValueError for a model that cannot be trained in this machine's memory, before minutes are spent on drawing it.
+
+    The parameters, their gradients and an optimiser's two moments are what any training needs.
+    """
+    there = physical_memory()
+    needed = 4 * np.dtype(o.dtype.value).itemsize * sum(math.prod(shape) for shape in shapes.values())
+    if there is not None and needed > there:
+        raise ValueError(
+            f"--hidden-size {o.hidden_size} with --embedding-size {o.embedding_size}: parameters, gradients and "
+            f"moments in {o.dtype} need {in_gib(needed)}; expected at most this machine's memory, {in_gib(there)}"
+        )
+
+
+def physical_memory() -> int | None:
+    """The bytes of memory of this machine; None where the system does not tell."""
+    try:
+        found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # Windows; a name or a number that it does not know
+        return None
+    return found if found > 0 else None
+
+
+def in_gib(size: int) -> str:
+    """A number of bytes in words."""
+    return f"{size / 2**30:,.1f} GiB"
 
 
 def free_folder(force: bool) -> Path:

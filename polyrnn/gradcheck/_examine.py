@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy
 
+from .._door import check_number
 from ..backends import Backend, backend, tree_map
 from ..kernels import use_kernels
 from ._methods import METHODS, Settings, why_not
 from ._problem import MISSING, Problem, cast, is_real, unknown, walk
 from ._report import TOLERANCES, Report, Row
 
+NOTHING = "every reference is zero: nothing was compared; take inputs that reach the outputs"
 AGREEMENT = "Agreement of backends is not proof: they run the same lines. The gradients are proved by the methods."
 
 
@@ -29,13 +31,15 @@ def examine(
     """The hand-written gradients, found on a backend in a dtype, against references found in float64."""
     if not any(is_real(leaf) for _, leaf in walk(problem.inputs)):
         raise ValueError(f"{problem.title}: none of the inputs is floating; there is nothing to differentiate")
+    if tolerance is not None:
+        tolerance = check_number("tolerance", tolerance, also=", or None")
     chosen, skipped = _choose(problem, methods)
     problem = rounded(problem, dtype)
     rows, gradients = _form(problem, backend(on), dtype)
     for method in chosen:
         allowed = TOLERANCES[method, dtype] if tolerance is None else tolerance
         settings = Settings(allowed, elementwise, numpy.random.default_rng([seed, 1]))
-        rows += METHODS[method](problem, gradients, settings)
+        rows += _compared(list(METHODS[method](problem, gradients, settings)))
     return Report(problem.title, tuple(rows), skipped)
 
 
@@ -46,9 +50,10 @@ def agree(problem: Problem, on: Any, dtype: str, kernels: bool = True) -> Report
         outputs, gradients = _by_hand(problem, chosen, dtype)[1]
     with use_kernels(False):
         expected = _by_hand(problem, backend("numpy"), "float64")[1]
+    method, tolerance = f"{chosen.name} {dtype}", TOLERANCES["agreement", dtype]
     rows = [
-        *_distances("outputs", outputs, expected[0], dtype, f"{chosen.name} {dtype}"),
-        *_distances("", gradients, expected[1], dtype, f"{chosen.name} {dtype}"),
+        *distances("outputs", outputs, expected[0], dtype, method, tolerance),
+        *distances("", gradients, expected[1], dtype, method, tolerance),
     ]
     return Report(problem.title, tuple(rows), remark=AGREEMENT)
 
@@ -108,6 +113,13 @@ def _form(problem: Problem, chosen: Backend, dtype: str) -> tuple[list[Row], Any
     return rows, cast(gradients, "float64")
 
 
+def _compared(rows: list[Row]) -> list[Row]:
+    """The rows of a method; none is right if every reference is zero, for zeros agree with whatever is forgotten."""
+    if any(row.reference for row in rows):
+        return rows
+    return [row if row.wrong else row._replace(note=NOTHING, wrong=True) for row in rows]
+
+
 def _fault(leaf: Any, gradient: Any, dtype: str) -> str:
     if gradient is MISSING or gradient is None:
         return "no gradient"
@@ -120,12 +132,12 @@ def _fault(leaf: Any, gradient: Any, dtype: str) -> str:
     return ""
 
 
-def _distances(prefix: str, tree: Any, expected: Any, dtype: str, method: str) -> Iterator[Row]:
-    tolerance = TOLERANCES["agreement", dtype]
+def distances(prefix: str, tree: Any, expected: Any, dtype: str, method: str, tolerance: float) -> Iterator[Row]:
+    """Rows for the floating arrays of two trees of host arrays, `expected` in float64; `prefix` begins their names."""
     pairs = [(n, e, t) for n, e, t in walk(expected, tree, name=prefix) if e.dtype.kind == "f"]
     overall = max((float(numpy.abs(e).max()) for _, e, _ in pairs if e.size), default=0.0)
     for name, reference, found in pairs:
-        if note := _fault(reference, found, dtype):
+        if note := _fault(reference, found, dtype) if hasattr(found, "dtype") else "missing":
             yield Row(name, method, relative=float("inf"), tolerance=tolerance, note=note, wrong=True)
         elif reference.size:
             errors = numpy.abs(found.astype("float64") - reference)

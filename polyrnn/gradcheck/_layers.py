@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy
 
-from .. import layers, masks
+from .. import _recurrent, layers, masks
 from .._door import clean
 from .._module import Module, Stateless
-from ..backends import Backend, available_backends
+from ..backends import Backend, available_backends, leaves
 from ..backends import backend as open_backend
 from ..modules import Sequential
-from ._examine import AGREEMENT, agree, examine
-from ._problem import Problem, normal
-from ._report import Report
+from ._examine import AGREEMENT, agree, distances, examine
+from ._problem import Problem, cast, normal
+from ._report import TOLERANCES, Report, Row
+
+STEPPING = "step by step"  # in place of a method's name, for `step` against the whole call
 
 
 def check_layer(
@@ -38,7 +40,9 @@ def check_layer(
     Parameters, inputs and initial states are random and distinct, and so are the upstream gradients of the outputs and
     of each final state. With lengths, the padding of x and of the upstream gradient holds NaN, which must change
     nothing. References are found in float64 by the reference recurrence, without kernels; what they are compared with
-    is what the layer does, kernels included.
+    is what the layer does, kernels included. If the layer has states, `step` is then taken through the sequence, and
+    must give the outputs and the final states of the whole call (without lengths and dropout, which it has not);
+    where the layer has no `step`, or is bidirectional, the report says so.
 
     Parameters
     ----------
@@ -82,10 +86,16 @@ def check_layer(
     >>> report = check_layer(pr.LSTM(3, 5), lengths=True, methods=["complex step"])
     >>> report.ok, [row.name for row in report.rows]
     (True, ['params.weight_ih_l0', 'params.weight_hh_l0', 'params.bias_ih_l0', 'params.bias_hh_l0', 'x',
-            'state.0', 'state.1'])
+            'state.0', 'state.1', 'outputs', 'final state.0', 'final state.1'])
     """
     problem = layer_problem(layer, x, steps, batch, lengths, seed)
-    return examine(problem, backend, dtype, methods, seed, tolerance, elementwise)
+    report = examine(problem, backend, dtype, methods, seed, tolerance, elementwise)
+    allowed = TOLERANCES[STEPPING, dtype] if tolerance is None else tolerance
+    try:
+        rows = _stepping(layer, problem.inputs, open_backend(backend), dtype, allowed)
+    except NotImplementedError as reason:
+        return dataclasses.replace(report, skipped={**report.skipped, STEPPING: str(reason) or "there is no `step`"})
+    return dataclasses.replace(report, rows=(*report.rows, *rows))
 
 
 def compare_backends(
@@ -134,6 +144,37 @@ def compare_backends(
     return Report(problem.title, tuple(rows), skipped, AGREEMENT)
 
 
+def _stepping(layer: Module, inputs: dict, chosen: Backend, dtype: str, tolerance: float) -> list[Row]:
+    """Outputs and final states of `step`, from step to step, against those of the whole call."""
+    time = 1 if _any_is(layer, "batch_first") else 0
+    if not leaves(inputs["state"]) or not inputs["x"].shape[time]:
+        return []
+    if _any_is(layer, "bidirectional"):
+        raise NotImplementedError("a bidirectional layer needs the whole sequence")
+    # Weights as large as those of the gradients' check would blow rounding up from step to step in a wide layer.
+    small = {name: a / a.shape[-1] ** 0.5 if a.ndim > 1 else a for name, a in inputs["params"].items()}
+    params, x, state = cast((small, inputs["x"], inputs["state"]), dtype)
+    with chosen.exact():
+        params, state = chosen.asarray((params, state))
+        whole = chosen.to_numpy(layer(params, chosen.asarray(x), state))
+        outputs = []
+        for x_t in numpy.moveaxis(x, time, 0):
+            y, state = layer.step(params, chosen.asarray(x_t), state)
+            outputs.append(y)
+        found = [chosen.to_numpy(y) for y in outputs], chosen.to_numpy(state)
+    return [
+        *distances("outputs", numpy.stack(found[0], axis=time), cast(whole[0], "float64"), dtype, STEPPING, tolerance),
+        *distances("final state", found[1], cast(whole[1], "float64"), dtype, STEPPING, tolerance),
+    ]
+
+
+def _any_is(layer: Module, option: str) -> bool:
+    """Whether the layer, or a member of a `Sequential`, has an option set."""
+    if isinstance(layer, Sequential):
+        return any(_any_is(member, option) for _, member in layer.members)
+    return bool(getattr(layer, option, False))
+
+
 # ---- layers and modules ----------------------------------------------------------------------------------------
 
 
@@ -141,11 +182,14 @@ def layer_problem(layer: Module, x: Any, steps: int, batch: int, lengths: Any, s
     """A layer at a random point."""
     host = open_backend("numpy")
     rng = numpy.random.default_rng([seed, 2])
-    params: Any = {name: 0.5 * rng.standard_normal(shape) for name, shape in layer.shapes().items()}
-    x = _input(layer, rng, steps, batch) if x is None else numpy.asarray(x)
-    steps, batch = x.shape[:2]
+    # Wide rows are smaller: a unit that is saturated hides its gradient in rounding.
+    params: Any = {name: _scale(shape) * rng.standard_normal(shape) for name, shape in layer.shapes().items()}
+    first = _any_is(layer, "batch_first")
+    x = _input(layer, rng, *((batch, steps) if first else (steps, batch))) if x is None else numpy.asarray(x)
+    steps, batch = x.shape[:2][:: -1 if first else 1]
     ends = _lengths(lengths, rng, steps, batch)
     valid = None if ends is None else numpy.arange(steps)[:, None] < numpy.asarray(ends)
+    valid = valid.T if first and valid is not None else valid  # in x's layout
     x = clean(host.xp, valid, x)
     _, state = layer(params, x, lengths=ends, seed=seed)
     inputs = {"params": params, "x": x, "state": normal(rng, state)}
@@ -192,13 +236,17 @@ def _lengths(lengths: Any, rng: numpy.random.Generator, steps: int, batch: int) 
     return None if lengths is None or lengths is False else [int(n) for n in lengths]
 
 
-def _input(layer: Module, rng: numpy.random.Generator, steps: int, batch: int) -> Any:
+def _scale(shape: tuple[int, ...]) -> float:
+    return 0.5 * min(1.0, (5 / shape[-1]) ** 0.5) if len(shape) > 1 else 0.5
+
+
+def _input(layer: Module, rng: numpy.random.Generator, *leading: int) -> Any:
     if isinstance(layer, Sequential):
-        return _input(layer.members[0][1], rng, steps, batch)
+        return _input(layer.members[0][1], rng, *leading)
     if ids := getattr(layer, "num_embeddings", None):
-        return rng.integers(0, ids, (steps, batch))
+        return rng.integers(0, ids, leading)
     size = next((getattr(layer, n) for n in ("input_size", "in_features") if hasattr(layer, n)), 5)
-    return rng.standard_normal((steps, batch, size))
+    return rng.standard_normal((*leading, size))
 
 
 def poisoned(chosen: Backend, valid: Any, array: Any) -> Any:
@@ -238,7 +286,9 @@ def _complex_forward(layer: Module) -> Callable | None:
 
         def recurrent(params: dict, x: Any, state: Any, valid: Any, seed: Any) -> tuple:
             start = state if isinstance(state, tuple) else (state,)
-            return layers._over_time(layer, host, params, x, start, valid, False)[:2]
+            key = None if seed is None else masks.two_words(host.xp, seed, "seed", None)
+            valid = valid.T if valid is not None and layer.batch_first else valid
+            return _recurrent._over_time(False, layer, host, params, x, start, valid, key, None)[:2]
 
         return recurrent
     if isinstance(layer, Stateless):

@@ -111,6 +111,7 @@ def differences(problem: Problem, gradients: Any, settings: Settings) -> Iterato
             claimed = float(numpy.sum(gradient * direction))
             scale = max(abs(reference), norm, 1e-3 * overall) or 1.0
             worst = _worse(worst, abs(claimed - reference), scale, unrest, None)
+            worst = worst._replace(reference=max(worst.reference, abs(reference)))
         if _in_steps(lambda *steps, a=leaf, d=direction: moved(a, d, *steps)):
             note = "an output moves in steps, as if computed in float32 or rounded; differences cannot tell"
             worst = worst._replace(note=note, wrong=True)
@@ -125,7 +126,7 @@ def differences(problem: Problem, gradients: Any, settings: Settings) -> Iterato
         scale = max(_largest(found), 1e-3 * overall) or 1.0
         errors = numpy.abs(found - gradient)
         index = _argmax(errors)
-        worst = Row(name, "differences", tolerance=settings.tolerance, note=_remark(found))
+        worst = Row(name, "differences", tolerance=settings.tolerance, note=_remark(found), reference=_largest(found))
         yield _worse(worst, float(errors[index]), scale, float(unrests.max()), index)
 
 
@@ -154,7 +155,9 @@ def _in_steps(moved: Callable[..., list[list[Any]]]) -> bool:
     at, beside = moved(*points), moved(*(point + tiny for point in points))
     for k in range(len(at[0])):
         flat = numpy.all([a[k] == b[k] for a, b in zip(at, beside, strict=True)], axis=0)
-        if numpy.any(flat & ((at[0][k] != at[1][k]) | (at[0][k] != at[2][k]))):
+        # In float64 a smooth element that moves by less between the points may rightly be flat: one that is saturated.
+        least = 2.0**-30 * numpy.abs(at[0][k])
+        if numpy.any(flat & ((abs(at[0][k] - at[1][k]) > least) | (abs(at[0][k] - at[2][k]) > least))):
             return True
     return False
 
@@ -178,7 +181,9 @@ def _elements(method: str, problem: Problem, gradients: Any, reference: Any, set
         index = _argmax(errors)
         scale = max(_largest(expected), 1e-3 * overall) or 1.0
         error = float(errors[index])
-        yield Row(name, method, error, error / scale, settings.tolerance, index, _remark(expected))
+        yield Row(
+            name, method, error, error / scale, settings.tolerance, index, _remark(expected), False, _largest(expected)
+        )
 
 
 def _comparable(leaf: Any, gradient: Any) -> bool:

@@ -16,11 +16,13 @@ TOLERANCES: dict[tuple[str, str], float] = {
     # More than ten times: near a kink the step must be short, and then rounding takes more digits.
     ("differences", "float64"): 1e-8,  # 7e-11
     ("agreement", "float64"): 4e-14,  # 2e-15, on JAX
+    ("step by step", "float64"): 4e-14,  # 1e-15, up to 256 units and 100 steps
     # The error of float32 itself, whatever it is held against.
     ("jax.grad", "float32"): 2e-5,  # 1.8e-6
     ("complex step", "float32"): 2e-5,
     ("differences", "float32"): 2e-5,
     ("agreement", "float32"): 2e-5,
+    ("step by step", "float32"): 2e-5,  # 5e-7
 }
 
 
@@ -47,6 +49,8 @@ class Row(NamedTuple):
         What else is wrong, such as a shape or a NaN, in words; or what to know.
     wrong : bool
         Whether `note` alone makes the row wrong.
+    reference : float
+        The largest element of the gradient that a method found, or the largest derivative along a direction.
     """
 
     name: str
@@ -57,6 +61,7 @@ class Row(NamedTuple):
     where: tuple[int, ...] | None = None
     note: str = ""
     wrong: bool = False
+    reference: float = 0.0
 
     @property
     def ok(self) -> bool:

@@ -1,0 +1,404 @@
+"""What the recurrent layers share: the door that checks, PyTorch's layouts and names, and what JAX compiles."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy
+
+from . import initializers, stack
+from ._door import check_array, check_flag, check_params, check_rate, check_size, clean, dtype_name, valid_steps
+from ._module import Gradients, Module
+from .backends import Backend, backend_of
+from .cells import Cell
+from .masks import fold, keep_mask, two_words
+
+_ACCEPTED = 1024  # kinds of arguments that a layer remembers to have checked
+
+
+class LayerTape(NamedTuple):
+    """What a layer's forward leaves for its backward."""
+
+    params: dict
+    stack: stack.Tape
+    like: Any  # x without an entry: it tells the layout
+
+
+@dataclass(frozen=True)
+class Recurrent(Module):
+    """What RNN, LSTM and GRU share: all but the cell."""
+
+    input_size: int
+    hidden_size: int
+    num_layers: int = 1
+    bias: bool = True
+    batch_first: bool = False
+    dropout: float = 0.0
+    bidirectional: bool = False
+    proj_size: int = 0
+    traced: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_size("input_size", self.input_size)
+        check_size("hidden_size", self.hidden_size)
+        check_size("num_layers", self.num_layers)
+        for name in ("bias", "batch_first", "bidirectional", "traced"):
+            check_flag(name, getattr(self, name))
+        check_rate("dropout", self.dropout)
+        if self.dropout and self.num_layers == 1:
+            warnings.warn(
+                f"dropout={self.dropout!r} stands between layers, and num_layers=1: it does nothing", stacklevel=4
+            )
+        self._check_projection()
+
+    def _check_projection(self) -> None:
+        if self.proj_size != 0:
+            raise ValueError(f"proj_size={self.proj_size!r}: only an LSTM has a projection; expected 0")
+
+    @property
+    def cell(self) -> Cell:
+        """The cell's equations."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def _sizes(self) -> tuple[int, ...]:
+        """The size of each state; that of the first is what one direction puts out."""
+        return self.cell.state_sizes(self.hidden_size)
+
+    @functools.cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        found: dict[str, tuple[int, ...]] = {}
+        for k, directions in enumerate(self._plan.layers):
+            inputs = len(directions) * self._sizes[0] if k else self.input_size
+            shapes = self.cell.shapes(inputs, self.hidden_size, self.bias)
+            found |= {direction.names[name]: shape for direction in directions for name, shape in shapes.items()}
+        return found
+
+    @functools.cached_property
+    def _plan(self) -> stack.Plan:
+        own = self.cell.shapes(1, self.hidden_size, self.bias)
+        suffixes = ("", "_reverse") if self.bidirectional else ("",)
+        layers = (
+            tuple(stack.Direction({name: f"{name}_l{k}{s}" for name in own}, bool(s)) for s in suffixes)
+            for k in range(self.num_layers)
+        )
+        return stack.Plan(self.cell, tuple(layers), self.dropout)
+
+    @functools.cached_property
+    def _recurrences(self) -> int:
+        return self.num_layers * (2 if self.bidirectional else 1)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The parameters' names and shapes, PyTorch's: weight_ih_l0 (G*H, I), weight_hh_l0 (G*H, H), bias_ih_l0, ..."""
+        return dict(self._shapes)
+
+    def draw(self, rng: numpy.random.Generator) -> dict[str, numpy.ndarray]:
+        """U(-1/sqrt(H), 1/sqrt(H)) for everything, as PyTorch."""
+        draw = initializers.recurrent(self.hidden_size)
+        return {name: draw(rng, shape) for name, shape in self._shapes.items()}
+
+    # ---- the doors ------------------------------------------------------------------------
+
+    def __call__(
+        self, params: dict, x: Any, state: Any = None, lengths: Any = None, seed: Any = None, masks: Any = None
+    ) -> tuple[Any, Any]:
+        """The outputs and the final state.
+
+        L is `num_layers`, D the number of directions, P what one direction puts out: `proj_size`, else `hidden_size`.
+
+        Parameters
+        ----------
+        params : dict
+            The parameters, as `init` makes them.
+        x : array (T, N, I), with `batch_first` (N, T, I); or one sequence, (T, I)
+            The input sequences.
+        state : array or tuple of arrays (L*D, N, H), optional
+            The initial state: h, for an LSTM (h, c); layer l and direction d stand at l*D + d. Zeros by default. h is
+            (L*D, N, P) with a projection; for one sequence there is no axis N.
+        lengths : array of integers (N,), optional
+            The number of valid steps of each sequence, in any order, 0 allowed. Outputs past the end are zero, the
+            final state is the one after the last valid step, a reverse direction starts there, and what stands in the
+            padding changes nothing. Or a boolean array of x's shape without the last axis, True where a step is
+            valid: at the others, wherever they are, the state stands still.
+        seed : int or integer array, optional
+            Switches the dropout between the layers on.
+        masks : dict of boolean arrays, optional
+            The dropout's masks in place of those that a seed would give: "dropout_l0", ..., one for each layer but the
+            last, of the shape of that layer's outputs; True where an output is kept.
+
+        Returns
+        -------
+        y : array (T, N, D*P), of x's layout
+            h of the last layer at every step, the reverse direction's after the forward one's.
+        state : array or tuple of arrays (L*D, N, H)
+            The final state, of the form of the initial one.
+
+        Raises
+        ------
+        ValueError
+            For a wrong shape, a wrong set of parameters, or lengths out of range.
+        TypeError
+            For mixed backends, devices or dtypes.
+        """
+        backend, *arguments = self._enter(params, x, state, lengths, seed, masks)
+        return backend.call(_run, (self, backend), params, x, *arguments)
+
+    def forward(
+        self, params: dict, x: Any, state: Any = None, lengths: Any = None, seed: Any = None, masks: Any = None
+    ) -> tuple[Any, Any, LayerTape]:
+        """The outputs, the final state, and the tape that `backward` needs; arguments as for the call."""
+        backend, *arguments = self._enter(params, x, state, lengths, seed, masks)
+        y, state, tape = backend.call(_forward, (self, backend), params, x, *arguments)
+        return y, state, LayerTape(params, tape, x[:0, ...])
+
+    def backward(self, tape: LayerTape, dy: Any = None, dstate: Any = None) -> Gradients:
+        """The gradients of the parameters, of x and of the initial state.
+
+        Parameters
+        ----------
+        tape : LayerTape
+            What this layer's `forward` returned; it stays whole and can be used again. It borrows x and the
+            parameters: do not write into them in between.
+        dy : array (T, N, D*P), of x's layout, optional
+            The gradient of the outputs. None means zero.
+        dstate : array or tuple of arrays (L*D, N, H), optional
+            The gradient of the final state; None, of all or of a part, means zero.
+
+        Returns
+        -------
+        Gradients
+            `params` under the parameters' names, `x` of x's shape, `state` of the state's form.
+        """
+        if not isinstance(tape, LayerTape):
+            raise TypeError(f"tape is a {type(tape).__name__}; expected what {type(self).__name__}.forward returned")
+        check_params(tape.params, self._shapes, f"the tape of this {type(self).__name__}")
+        steps, _, batch = tape.stack.recurrences[0].x.shape
+        one, dtype = len(tape.like.shape) == 2, dtype_name(tape.like)
+        parts = _split_state("dstate", dstate, self.cell.states)
+        backend = backend_of((tape.like, dy, parts), "tape, dy and dstate")
+        if dy is not None:
+            size = len(self._plan.layers[0]) * self._sizes[0]
+            leading = (steps,) if one else (batch, steps) if self.batch_first else (steps, batch)
+            check_array("dy", dy, (*leading, size), dtype, self._letters("D*P", one))
+        self._check_states("dstate", parts, () if one else (batch,), dtype)
+        grads, dx, start = backend.call(_backward, (self, backend), *tape, dy, parts)
+        return Gradients({name: grads[name] for name in self._shapes}, dx, start)  # JAX sorts the keys
+
+    def step(self, params: dict, x: Any, state: Any = None) -> tuple[Any, Any]:
+        """One time step: x (N, I) -> y (N, P) and the state, (L, N, H) each part, for streaming."""
+        if self.bidirectional:
+            raise ValueError("step: a bidirectional layer needs the whole sequence; expected bidirectional=False")
+        if getattr(x, "ndim", None) != 2:
+            raise ValueError(f"x has shape {tuple(getattr(x, 'shape', ()))}; expected (N, {self.input_size}) = (N, I)")
+        backend, parts, *_ = self._enter(params, x[:, None, :] if self.batch_first else x[None, ...], state)
+        return backend.call(_step, (self, backend), params, x, parts)
+
+    # ---- their checks ---------------------------------------------------------------------
+
+    def _enter(
+        self, params: dict, x: Any, state: Any, lengths: Any = None, seed: Any = None, masks: Any = None
+    ) -> tuple[Backend, tuple, Any, Any, Any]:
+        """Check everything -> the backend, the parts of the state or Nones, valid, the seed's key, the masks."""
+        parts = _split_state("state", state, self.cell.states)
+        try:  # what was found good once is good again: a call costs one look-up
+            arrays = (*params.values(), x, *parts)
+            key = (*params, *[None if a is None else (type(a), a.shape, a.dtype) for a in arrays])
+            backend = self._accepted.get(key)
+        except (AttributeError, TypeError):  # not a dict, or not all of them arrays: the checks say it better
+            backend, key = None, None
+        if backend is None:
+            backend = self._check(params, x, parts)
+            if len(self._accepted) >= _ACCEPTED:
+                self._accepted.clear()
+            if key is not None:
+                self._accepted[key] = backend
+        else:
+            backend.check_device([a for a in arrays if a is not None])
+        if lengths is None and seed is None and masks is None:
+            return backend, parts, None, None, None
+        return backend, parts, self._valid(backend, x, lengths), *self._dropout(backend, x, seed, masks)
+
+    @functools.cached_property
+    def _accepted(self) -> dict:
+        """The backends by the names, types, shapes and dtypes that passed `_check`."""
+        return {}
+
+    def _check(self, params: dict, x: Any, parts: tuple) -> Backend:
+        backend = backend_of((params, x, parts), "params, x and state")
+        dtype = check_params(params, self._shapes, type(self).__name__)
+        one = len(x.shape) == 2
+        check_array("x", x, (None,) * (1 if one else 2) + (self.input_size,), dtype, self._letters("I", one))
+        self._check_states("state", parts, () if one else (x.shape[0 if self.batch_first else 1],), dtype)
+        return backend
+
+    def _letters(self, last: str, one: bool) -> str:
+        return f"(T, {last})" if one else f"(N, T, {last})" if self.batch_first else f"(T, N, {last})"
+
+    def _check_states(self, what: str, parts: tuple, batch: tuple[int, ...], dtype: str) -> None:
+        for name, size, part in zip(self.cell.states, self._sizes, parts, strict=True):
+            if part is not None:
+                letters = f"(L*D, {'N, ' if batch else ''}{'P' if size != self.hidden_size else 'H'})"
+                check_array(f"{what} {name}", part, (self._recurrences, *batch, size), dtype, letters)
+
+    def _valid(self, backend: Backend, x: Any, lengths: Any) -> Any:
+        """The mask (T, N) of valid steps."""
+        if lengths is None:
+            return None
+        if len(x.shape) == 2:
+            raise ValueError("lengths: x is one sequence, (T, I); cut it, or give x an axis N")
+        steps, batch = (x.shape[1], x.shape[0]) if self.batch_first else x.shape[:2]
+        if getattr(lengths, "ndim", 1) == 2:
+            backend_of((x, lengths), "x and lengths")
+            check_array("lengths", lengths, x.shape[:2], "bool", self._letters("", False).replace(", )", ")"), "a mask")
+            return lengths.mT if self.batch_first else lengths
+        return valid_steps(backend, lengths, steps, batch, x)
+
+    def _dropout(self, backend: Backend, x: Any, seed: Any, masks: Any) -> tuple[Any, Any]:
+        """The key of the seed, and the masks."""
+        between = [f"dropout_l{k}" for k in range(self.num_layers - 1)]
+        if masks is not None:
+            if not self.dropout or not between:
+                raise ValueError(f"masks: {type(self).__name__} has no dropout; expected None")
+            if not isinstance(masks, dict) or masks.keys() != set(between):
+                found = ", ".join(map(str, masks)) if isinstance(masks, dict) else type(masks).__name__
+                raise ValueError(f"masks: found {found}; expected a dict of {', '.join(between)}")
+            backend_of((x, masks), "x and masks")
+            shape = (*x.shape[:-1], len(self._plan.layers[0]) * self._sizes[0])
+            for name, mask in masks.items():
+                check_array(f"masks[{name!r}]", mask, shape, "bool", self._letters("D*P", len(shape) == 2), "a mask")
+            return None, masks
+        if seed is None or not self.dropout or not between:
+            return None, None
+        return two_words(backend.xp, seed, "seed", getattr(x, "device", None)), None
+
+
+def _split_state(name: str, state: Any, parts: tuple[str, ...]) -> tuple:
+    """A state h or (h, c) as a tuple; None for what is absent."""
+    if state is None:
+        return (None,) * len(parts)
+    if len(parts) == 1 and not isinstance(state, tuple):
+        return (state,)
+    if not isinstance(state, tuple) or len(state) != len(parts):
+        expected = parts[0] if len(parts) == 1 else f"a tuple ({', '.join(parts)})"
+        raise TypeError(f"{name} is {type(state).__name__}; expected {expected} of arrays, or None")
+    return state
+
+
+# ---- behind the doors: pure functions, which JAX compiles once for each (layer, backend) -----------------------
+
+
+def _run(static: tuple[Recurrent, Backend], *arguments: Any) -> tuple[Any, Any]:
+    layer, backend = static
+    if backend.traces and not layer.traced:
+        return _differentiable(layer, backend)(*arguments)
+    return _over_time(False, layer, backend, *arguments)[:2]
+
+
+def _forward(static: tuple[Recurrent, Backend], *arguments: Any) -> tuple:
+    return _over_time(True, *static, *arguments)
+
+
+def _over_time(
+    keep: bool, layer: Recurrent, backend: Backend, params: dict, x: Any, state: tuple, valid: Any, key: Any, masks: Any
+) -> tuple[Any, Any, Any]:
+    """From the layout of the door to that of the core, (T, I, N), and back."""
+    xp, one = backend.xp, len(x.shape) == 2
+    valid = None if valid is None else valid[:, None, :]
+    inner = clean(xp, valid, _inward(layer, xp, x))
+    states = _states(layer, xp, state, inner)
+    between = _masks(layer, xp, key, masks, inner)
+    y, ends, tape = stack.forward(backend, layer._plan, params, inner, states, valid, between, keep)
+    return _outward(layer, xp, y, one), _packed(xp, ends, one), tape
+
+
+def _backward(
+    static: tuple[Recurrent, Backend], params: dict, tape: stack.Tape, like: Any, dy: Any, dstate: tuple
+) -> tuple[dict, Any, Any]:
+    layer, backend = static
+    xp, one = backend.xp, len(like.shape) == 2
+    x, valid, _ = tape.recurrences[0]
+    dy = None if dy is None else clean(xp, valid, _inward(layer, xp, dy))
+    grads, dx, starts = stack.backward(backend, layer._plan, params, tape, dy, _states(layer, xp, dstate, x))
+    return grads, _outward(layer, xp, dx, one), _packed(xp, starts, one)
+
+
+def _step(static: tuple[Recurrent, Backend], params: dict, x: Any, state: tuple) -> tuple[Any, Any]:
+    axis = 1 if static[0].batch_first else 0
+    y, state = _run(static, params, static[1].xp.expand_dims(x, axis=axis), state, None, None, None)
+    return y[:, 0, :] if axis else y[0, ...], state
+
+
+def _inward(layer: Recurrent, xp: Any, x: Any) -> Any:
+    """(T, N, I), (N, T, I) or (T, I) as (T, I, N)."""
+    if len(x.shape) == 2:
+        return x[..., None]
+    return xp.permute_dims(x, (1, 2, 0)) if layer.batch_first else x.mT
+
+
+def _outward(layer: Recurrent, xp: Any, y: Any, one: bool) -> Any:
+    if one:
+        return y[..., 0]
+    return xp.permute_dims(y, (2, 0, 1)) if layer.batch_first else y.mT
+
+
+def _states(layer: Recurrent, xp: Any, state: tuple, x: Any) -> list[tuple]:
+    """The parts (L*D, N, H) of a state, for each recurrence a tuple of (H, N); zeros for an absent part."""
+    each = range(layer._recurrences)
+    found = []
+    for size, part in zip(layer._sizes, state, strict=True):
+        if part is None:
+            zeros = xp.zeros((size, x.shape[2]), dtype=x.dtype, device=getattr(x, "device", None))
+            found.append([zeros for _ in each])
+        elif part.ndim == 2:
+            found.append([part[k, :, None] for k in each])
+        else:
+            found.append([part[k, ...].mT for k in each])
+    return list(zip(*found, strict=True))
+
+
+def _packed(xp: Any, states: list[tuple], one: bool) -> Any:
+    """The states of all recurrences, (H, N) each part, as the door has them: h or (h, c), (L*D, N, H)."""
+    if len(states) == 1:
+        parts = [part[None, ...] for part in states[0]]
+    else:
+        parts = [xp.stack(each) for each in zip(*states, strict=True)]
+    parts = [part[..., 0] if one else part.mT for part in parts]
+    return tuple(parts) if len(parts) > 1 else parts[0]
+
+
+def _masks(layer: Recurrent, xp: Any, key: Any, masks: Any, x: Any) -> tuple:
+    """The masks between the layers, (T, D*P, N) or None each."""
+    between = range(layer.num_layers - 1)
+    if masks is not None:
+        return tuple(_inward(layer, xp, masks[f"dropout_l{k}"]) for k in between)
+    if key is None:
+        return (None,) * len(between)
+    device = getattr(x, "device", None)
+    shape = (x.shape[0], x.shape[2], len(layer._plan.layers[0]) * layer._sizes[0])
+    return tuple(keep_mask(xp, fold(xp, key, k, device), shape, layer.dropout, device).mT for k in between)
+
+
+@functools.cache
+def _differentiable(layer: Recurrent, backend: Backend) -> Any:
+    """The layer as a function whose derivative is the hand-written one."""
+
+    def function(*arguments: Any) -> Any:
+        return _over_time(False, layer, backend, *arguments)[:2]
+
+    def forward(params: dict, x: Any, state: tuple, *arguments: Any) -> tuple[Any, Any]:
+        y, end, tape = _over_time(True, layer, backend, params, x, state, *arguments)
+        return (y, end), (params, tape, x[:0, ...], state)
+
+    def backward(kept: tuple, above: tuple) -> tuple:
+        params, tape, like, state = kept
+        dy, dstate = above
+        parts = dstate if isinstance(dstate, tuple) else (dstate,)
+        grads, dx, start = _backward((layer, backend), params, tape, like, dy, parts)
+        starts = start if isinstance(start, tuple) else (start,)
+        dstart = tuple(None if s is None else d for s, d in zip(state, starts, strict=True))
+        return grads, dx, dstart, None, None, None  # none for what is valid, the seed's key and the masks
+
+    return backend.custom_vjp(function, forward, backward)
