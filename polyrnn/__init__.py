@@ -8,6 +8,7 @@ import importlib
 from typing import Any
 
 from ._module import Gradients, Module
+from ._recurrent import Recurrent
 from .backends import Availability, Backend, BackendUnavailable, available_backends, backend, backend_of
 from .checkpoint import load, save
 from .clipping import clip_by_global_norm, global_norm
@@ -60,6 +61,7 @@ __all__ = [
     "Loss",
     "Module",
     "RMSProp",
+    "Recurrent",
     "Sequential",
     "StepDecay",
     "apply_updates",

@@ -155,8 +155,9 @@ def test_broken_links_are_found():
 
 
 @pytest.mark.parametrize("name", [name for name in PAGES if "```python\n" in PAGES[name] and "/" in name])
-def test_code_blocks_run(name):
+def test_code_blocks_run(name, monkeypatch):
     """The Python blocks of a page, one after another in one namespace."""
+    monkeypatch.syspath_prepend(ROOT / "examples")  # a page may import from them
     page, namespace = PAGES[name], {"__name__": "page"}
     for block in FENCE.finditer(page):
         if block[1] == "python":
