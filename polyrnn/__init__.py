@@ -38,7 +38,13 @@ from .training import train_step, value_and_grad
 
 __version__ = "0.1.0"
 
-_PUBLIC_MODULES = ("functional", "gradcheck", "testing")  # imported when first named: `import polyrnn` stays light
+_PUBLIC_MODULES = (
+    "cells",
+    "functional",
+    "gradcheck",
+    "initializers",
+    "testing",
+)  # imported when first named: `import polyrnn` stays light
 
 __all__ = [
     "GRU",

@@ -39,6 +39,7 @@ class Recurrent(Module):
     dropout: float = 0.0
     bidirectional: bool = False
     proj_size: int = 0
+    initializer: str | initializers.Scheme = field(default="pytorch", kw_only=True)
     traced: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -52,6 +53,9 @@ class Recurrent(Module):
             warnings.warn(
                 f"dropout={self.dropout!r} stands between layers, and num_layers=1: it does nothing", stacklevel=4
             )
+        if not callable(self.initializer) and self.initializer not in initializers.SCHEMES:
+            known = ", ".join(map(repr, initializers.SCHEMES))
+            raise ValueError(f"initializer={self.initializer!r}: expected one of {known}, or an initializers.Chrono")
         self._check_projection()
 
     def _check_projection(self) -> None:
@@ -96,9 +100,14 @@ class Recurrent(Module):
         return dict(self._shapes)
 
     def draw(self, rng: numpy.random.Generator) -> dict[str, numpy.ndarray]:
-        """U(-1/sqrt(H), 1/sqrt(H)) for everything, as PyTorch."""
-        draw = initializers.recurrent(self.hidden_size)
-        return {name: draw(rng, shape) for name, shape in self._shapes.items()}
+        """By the layer's initializer, one recurrence after the other."""
+        scheme = self.initializer if callable(self.initializer) else initializers.SCHEMES[self.initializer]
+        found: dict[str, numpy.ndarray] = {}
+        for direction in (direction for directions in self._plan.layers for direction in directions):
+            shapes = {inside: self._shapes[name] for inside, name in direction.names.items()}
+            drawn = scheme(rng, self.cell, shapes, self.hidden_size)
+            found |= {name: drawn[inside] for inside, name in direction.names.items()}
+        return found
 
     # ---- the doors ------------------------------------------------------------------------
 

@@ -36,6 +36,9 @@ class RNN(Recurrent):
         Only an LSTM has a projection.
     nonlinearity : {"tanh", "relu"}
         The activation.
+    initializer : {"pytorch", "keras", "lecun"} or initializers.Chrono
+        What `init` draws: U(-1/sqrt(H), 1/sqrt(H)) for everything; Glorot, orthogonal, and 1 for an LSTM's forget bias;
+        normal with variance 1 / inputs; or gate biases for long dependencies.
     traced : bool
         On JAX, differentiate through the forward pass instead of using the hand-written backward; `jvp` needs it.
 
@@ -89,6 +92,9 @@ class LSTM(Recurrent):
         Whether a second direction runs from the end; its outputs stand after the first's.
     proj_size : int
         P: if not 0, h_t = R m_t is of this size, smaller than H.
+    initializer : {"pytorch", "keras", "lecun"} or initializers.Chrono
+        What `init` draws: U(-1/sqrt(H), 1/sqrt(H)) for everything; Glorot, orthogonal, and 1 for an LSTM's forget bias;
+        normal with variance 1 / inputs; or gate biases for long dependencies.
     traced : bool
         On JAX, differentiate through the forward pass instead of using the hand-written backward; `jvp` needs it.
 
@@ -146,6 +152,9 @@ class GRU(Recurrent):
     reset_after : bool
         Where the reset gate acts: after the recurrent product (PyTorch, cuDNN, Keras' default) or before it (the
         paper, ONNX' default).
+    initializer : {"pytorch", "keras", "lecun"} or initializers.Chrono
+        What `init` draws: U(-1/sqrt(H), 1/sqrt(H)) for everything; Glorot, orthogonal, and 1 for an LSTM's forget bias;
+        normal with variance 1 / inputs; or gate biases for long dependencies.
     traced : bool
         On JAX, differentiate through the forward pass instead of using the hand-written backward; `jvp` needs it.
 

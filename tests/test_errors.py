@@ -439,6 +439,23 @@ OPTIONS = {
     "a projection below zero": (lambda: pr.LSTM(3, 5, proj_size=-1), ValueError, ("proj_size=-1", "at least 0")),
     "a projection of a GRU": (lambda: pr.GRU(3, 5, proj_size=2), ValueError, ("proj_size=2", "only an LSTM")),
     "a projection of an RNN": (lambda: pr.RNN(3, 5, proj_size=2), ValueError, ("proj_size=2", "only an LSTM")),
+    "an unknown initializer": (
+        lambda: pr.LSTM(3, 5, initializer="best"),
+        ValueError,
+        ("initializer='best'", "'keras'"),
+    ),
+    "chrono of two steps": (lambda: pr.initializers.Chrono(2), ValueError, ("t_max=2", "at least 3")),
+    "chrono on an unknown base": (lambda: pr.initializers.Chrono(9, "best"), ValueError, ("base='best'", "'lecun'")),
+    "chrono of an RNN": (
+        lambda: pr.RNN(3, 5, initializer=pr.initializers.Chrono(9)).init(),
+        ValueError,
+        ("Chrono(t_max=9", "RNNCell has no gate"),
+    ),
+    "chrono without biases": (
+        lambda: pr.LSTM(3, 5, bias=False, initializer=pr.initializers.Chrono(9)).init(),
+        ValueError,
+        ("Chrono(t_max=9", "no biases"),
+    ),
     "dropout of one": (lambda: pr.GRU(3, 5, num_layers=2, dropout=1.0), ValueError, ("dropout=1.0", "< 1")),
     "dropout below zero": (lambda: pr.GRU(3, 5, num_layers=2, dropout=-0.1), ValueError, ("dropout=-0.1",)),
     "dropout of text": (lambda: pr.GRU(3, 5, num_layers=2, dropout="some"), TypeError, ("dropout='some'", "number")),

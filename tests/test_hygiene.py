@@ -22,7 +22,7 @@ SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text("utf-8") for pat
 # ---- the tables ----------------------------------------------------------------------------
 
 # Beside what `polyrnn.__all__` names, these modules are public.
-PUBLIC_MODULES = {"functional", "gradcheck", "interop", "testing"}
+PUBLIC_MODULES = {"cells", "functional", "gradcheck", "initializers", "interop", "testing"}
 
 # `import polyrnn` leaves these alone.
 NOT_IMPORTED = (

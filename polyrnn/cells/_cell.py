@@ -18,6 +18,7 @@ class Cell:
     """
 
     gates: ClassVar[int]  # G: blocks of H rows in each weight
+    gate_names: ClassVar[str] = ""  # of the blocks, a letter each; initialisers look for f and z, which keep the past
     states: ClassVar[tuple[str, ...]] = ("h",)  # the first one is the output
 
     def shapes(self, input_size: int, hidden_size: int, bias: bool) -> dict[str, tuple[int, ...]]:

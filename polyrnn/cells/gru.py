@@ -56,6 +56,7 @@ class GRUCell(Cell):
     """Reset after: n = tanh(p_n + r * (U_n h_{t-1} + b_hn)), h_t = (1 - z) n + z h_{t-1}."""
 
     gates: ClassVar[int] = 3
+    gate_names: ClassVar[str] = "rzn"
 
     def projected_bias(self, xp: Any, params: dict) -> Any:
         """b_ih alone: the reset gate stands between b_hn and b_in."""

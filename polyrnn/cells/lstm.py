@@ -61,6 +61,7 @@ class LSTMCell(Cell):
     """c_t = f c_{t-1} + i g,  h_t = o tanh(c_t)."""
 
     gates: ClassVar[int] = 4
+    gate_names: ClassVar[str] = "ifgo"
     states: ClassVar[tuple[str, ...]] = ("h", "c")
 
     def step(self, xp: Any, params: dict, pre: Any, state: tuple) -> tuple[tuple, Residual]:
