@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+import polyrnn
+
 SPEC = importlib.util.find_spec("polyrnn")
 assert SPEC is not None, "polyrnn is neither installed nor on the path"
 PACKAGE = Path(SPEC.submodule_search_locations[0])
@@ -387,3 +389,17 @@ def test_what_is_allowed_is_not_found(rule, file, source):
 
 def test_a_planted_import_is_seen_in_the_interpreter():
     assert after("import wsgiref", "[name for name in ('wsgiref', 'jax') if name in sys.modules]") == ["wsgiref"]
+
+
+def test_what_is_imported_late_is_what_type_checkers_see():
+    tree = ast.parse(SOURCES["__init__.py"])
+    block = next(n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
+    seen = {statement.module: {alias.name for alias in statement.names} for statement in block.body}
+    assert {module: set(names) for module, names in polyrnn._NAMES.items()} == seen
+    assert set().union(*seen.values()) <= set(polyrnn.__all__)
+
+
+def test_import_brings_only_what_layers_need():
+    late = sorted(polyrnn._NAMES)
+    assert after("import polyrnn", f"[n for n in {late} if 'polyrnn.' + n in sys.modules]") == []
+    assert after("import polyrnn", "'safetensors' in sys.modules") is False
