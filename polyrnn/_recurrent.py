@@ -25,6 +25,7 @@ class LayerTape(NamedTuple):
     params: dict
     stack: stack.Tape
     like: Any  # x without an entry: it tells the layout
+    given: tuple  # of each part of the initial state: None where it was absent, else the part without an entry
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,14 @@ class Recurrent(Module):
     bidirectional: bool = False
     proj_size: int = 0
     initializer: str | initializers.Scheme = field(default="pytorch", kw_only=True)
+    learned_state: bool = field(default=False, kw_only=True)
     traced: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         check_size("input_size", self.input_size)
         check_size("hidden_size", self.hidden_size)
         check_size("num_layers", self.num_layers)
-        for name in ("bias", "batch_first", "bidirectional", "traced"):
+        for name in ("bias", "batch_first", "bidirectional", "learned_state", "traced"):
             check_flag(name, getattr(self, name))
         check_rate("dropout", self.dropout)
         if self.dropout and self.num_layers == 1:
@@ -79,7 +81,7 @@ class Recurrent(Module):
             inputs = len(directions) * self._sizes[0] if k else self.input_size
             shapes = self.cell.shapes(inputs, self.hidden_size, self.bias)
             found |= {direction.names[name]: shape for direction in directions for name, shape in shapes.items()}
-        return found
+        return found | {name: (size,) for names, size in self._starts for name in names}
 
     @functools.cached_property
     def _plan(self) -> stack.Plan:
@@ -90,6 +92,16 @@ class Recurrent(Module):
             for k in range(self.num_layers)
         )
         return stack.Plan(self.cell, tuple(layers), self.dropout)
+
+    @functools.cached_property
+    def _starts(self) -> tuple[tuple[list[str], int], ...]:
+        """For each state, the names of its learned initial values in all recurrences, and their size."""
+        if not self.learned_state:
+            return ()
+        first = next(iter(self._plan.layers[0][0].names))
+        suffixes = [d.names[first].removeprefix(first) for directions in self._plan.layers for d in directions]
+        states = zip(self.cell.states, self._sizes, strict=True)
+        return tuple(([f"state_{name}{suffix}" for suffix in suffixes], size) for name, size in states)
 
     @functools.cached_property
     def _recurrences(self) -> int:
@@ -107,7 +119,7 @@ class Recurrent(Module):
             shapes = {inside: self._shapes[name] for inside, name in direction.names.items()}
             drawn = scheme(rng, self.cell, shapes, self.hidden_size)
             found |= {name: drawn[inside] for inside, name in direction.names.items()}
-        return found
+        return found | {name: numpy.zeros(size) for names, size in self._starts for name in names}
 
     # ---- the doors ------------------------------------------------------------------------
 
@@ -161,7 +173,8 @@ class Recurrent(Module):
         """The outputs, the final state, and the tape that `backward` needs; arguments as for the call."""
         backend, *arguments = self._enter(params, x, state, lengths, seed, masks)
         y, state, tape = backend.call(_forward, (self, backend), params, x, *arguments)
-        return y, state, LayerTape(params, tape, x[:0, ...])
+        given = tuple([None if part is None else part[:0, ...] for part in arguments[0]])
+        return y, state, LayerTape(params, tape, x[:0, ...], given)
 
     def backward(self, tape: LayerTape, dy: Any = None, dstate: Any = None) -> Gradients:
         """The gradients of the parameters, of x and of the initial state.
@@ -317,20 +330,23 @@ def _over_time(
     xp, one = backend.xp, len(x.shape) == 2
     valid = None if valid is None else valid[:, None, :]
     inner = clean(xp, valid, _inward(layer, xp, x))
-    states = _states(layer, xp, state, inner)
+    states = _states(layer, xp, state, inner, params)
     between = _masks(layer, xp, key, masks, inner)
     y, ends, tape = stack.forward(backend, layer._plan, params, inner, states, valid, between, keep)
     return _outward(layer, xp, y, one), _packed(xp, ends, one), tape
 
 
 def _backward(
-    static: tuple[Recurrent, Backend], params: dict, tape: stack.Tape, like: Any, dy: Any, dstate: tuple
+    static: tuple[Recurrent, Backend], params: dict, tape: stack.Tape, like: Any, given: tuple, dy: Any, dstate: tuple
 ) -> tuple[dict, Any, Any]:
     layer, backend = static
     xp, one = backend.xp, len(like.shape) == 2
     x, valid, _ = tape.recurrences[0]
     dy = None if dy is None else clean(xp, valid, _inward(layer, xp, dy))
     grads, dx, starts = stack.backward(backend, layer._plan, params, tape, dy, _states(layer, xp, dstate, x))
+    for m, (names, _) in enumerate(layer._starts):
+        for name, start in zip(names, starts, strict=True):
+            grads[name] = xp.sum(start[m], axis=1) if given[m] is None else xp.zeros_like(params[name])
     return grads, _outward(layer, xp, dx, one), _packed(xp, starts, one)
 
 
@@ -353,12 +369,18 @@ def _outward(layer: Recurrent, xp: Any, y: Any, one: bool) -> Any:
     return xp.permute_dims(y, (2, 0, 1)) if layer.batch_first else y.mT
 
 
-def _states(layer: Recurrent, xp: Any, state: tuple, x: Any) -> list[tuple]:
-    """The parts (L*D, N, H) of a state, for each recurrence a tuple of (H, N); zeros for an absent part."""
+def _states(layer: Recurrent, xp: Any, state: tuple, x: Any, params: dict | None = None) -> list[tuple]:
+    """The parts (L*D, N, H) of a state, for each recurrence a tuple of (H, N).
+
+    For an absent part zeros, or what `params` has learned for it.
+    """
     each = range(layer._recurrences)
     found = []
-    for size, part in zip(layer._sizes, state, strict=True):
-        if part is None:
+    for m, (size, part) in enumerate(zip(layer._sizes, state, strict=True)):
+        if part is None and params is not None and layer.learned_state:
+            names = layer._starts[m][0]
+            found.append([xp.broadcast_to(params[name][:, None], (size, x.shape[2])) for name in names])
+        elif part is None:
             zeros = xp.zeros((size, x.shape[2]), dtype=x.dtype, device=getattr(x, "device", None))
             found.append([zeros for _ in each])
         elif part.ndim == 2:
@@ -405,7 +427,7 @@ def _differentiable(layer: Recurrent, backend: Backend) -> Any:
         params, tape, like, state = kept
         dy, dstate = above
         parts = dstate if isinstance(dstate, tuple) else (dstate,)
-        grads, dx, start = _backward((layer, backend), params, tape, like, dy, parts)
+        grads, dx, start = _backward((layer, backend), params, tape, like, state, dy, parts)
         starts = start if isinstance(start, tuple) else (start,)
         dstart = tuple(None if s is None else d for s, d in zip(state, starts, strict=True))
         return grads, dx, dstart, None, None, None  # none for what is valid, the seed's key and the masks

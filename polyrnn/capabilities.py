@@ -158,6 +158,7 @@ FEATURES: tuple[Feature, ...] = (
     ),
     Feature("`num_layers`, `bidirectional`, `dropout` between layers, `proj_size` (LSTM), `batch_first`, `bias`"),
     Feature("lengths or masks of valid steps, initial and final states, one step at a time, one sequence without N"),
+    Feature("initialisers by name, learned initial states, cells of your own"),
     *(Feature(f"`{name}`") for name in _MODULES if "," not in name),
     Feature("textbook functions of RNN, LSTM and GRU"),
     Feature("losses, optimisers, clipping, schedules, a training step", remarks={"jax": "yes, as one function"}),

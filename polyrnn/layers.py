@@ -39,6 +39,8 @@ class RNN(Recurrent):
     initializer : {"pytorch", "keras", "lecun"} or initializers.Chrono
         What `init` draws: U(-1/sqrt(H), 1/sqrt(H)) for everything; Glorot, orthogonal, and 1 for an LSTM's forget bias;
         normal with variance 1 / inputs; or gate biases for long dependencies.
+    learned_state : bool
+        Whether the initial state is a parameter, state_h_l0 (H,) and so on, used where a call is given none.
     traced : bool
         On JAX, differentiate through the forward pass instead of using the hand-written backward; `jvp` needs it.
 
@@ -95,6 +97,8 @@ class LSTM(Recurrent):
     initializer : {"pytorch", "keras", "lecun"} or initializers.Chrono
         What `init` draws: U(-1/sqrt(H), 1/sqrt(H)) for everything; Glorot, orthogonal, and 1 for an LSTM's forget bias;
         normal with variance 1 / inputs; or gate biases for long dependencies.
+    learned_state : bool
+        Whether the initial state is a parameter, state_h_l0 (H,) and so on, used where a call is given none.
     traced : bool
         On JAX, differentiate through the forward pass instead of using the hand-written backward; `jvp` needs it.
 
@@ -155,6 +159,8 @@ class GRU(Recurrent):
     initializer : {"pytorch", "keras", "lecun"} or initializers.Chrono
         What `init` draws: U(-1/sqrt(H), 1/sqrt(H)) for everything; Glorot, orthogonal, and 1 for an LSTM's forget bias;
         normal with variance 1 / inputs; or gate biases for long dependencies.
+    learned_state : bool
+        Whether the initial state is a parameter, state_h_l0 (H,) and so on, used where a call is given none.
     traced : bool
         On JAX, differentiate through the forward pass instead of using the hand-written backward; `jvp` needs it.
 

@@ -439,6 +439,7 @@ OPTIONS = {
     "a projection below zero": (lambda: pr.LSTM(3, 5, proj_size=-1), ValueError, ("proj_size=-1", "at least 0")),
     "a projection of a GRU": (lambda: pr.GRU(3, 5, proj_size=2), ValueError, ("proj_size=2", "only an LSTM")),
     "a projection of an RNN": (lambda: pr.RNN(3, 5, proj_size=2), ValueError, ("proj_size=2", "only an LSTM")),
+    "a learned state of a number": (lambda: pr.GRU(3, 5, learned_state=1), TypeError, ("learned_state=1", "True")),
     "an unknown initializer": (
         lambda: pr.LSTM(3, 5, initializer="best"),
         ValueError,

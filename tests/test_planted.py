@@ -57,6 +57,7 @@ BACKWARD = ("blocks", "recurrence.py", "def backward")
 LAYERS = ("layers", "_recurrent.py", "def _over_time")
 DEEP = ("stack", "_recurrent.py", "def _inward")
 MASKS = ("drop_rate", "_recurrent.py", "def _masks")
+LEARNED = ("learned", "_recurrent.py", "def _backward")
 STACK = ("stack", "stack.py", "def forward")
 STACK_BACK = ("stack", "stack.py", "def backward")
 PROJECTED = ("projection", "cells/lstm.py", "class ProjectedLSTMCell")
@@ -197,6 +198,8 @@ TABLE = [
     Plant(*DEEP, "found.append([part[k, ...].mT for k in each])", "found.append([part[0, ...].mT for k in each])"),
     Plant(*DEEP, "xp.stack(each) for each in zip(*states", "xp.stack(each[::-1]) for each in zip(*states"),
     Plant(*DEEP, 'masks[f"dropout_l{k}"]) for k', 'masks["dropout_l0"]) for k'),
+    Plant(*LEARNED, "xp.sum(start[m], axis=1) if given", "xp.mean(start[m], axis=1) if given"),
+    Plant(*LEARNED, "for name, start in zip(names, starts", "for name, start in zip(names, starts[::-1]"),
     Plant(*MASKS, "fold(xp, key, k, device)", "fold(xp, key, 0, device)"),
     # -- depth, directions, dropout between layers
     Plant(*STACK, "masks[k - 1], x, plan.dropout", "None, x, plan.dropout"),
@@ -459,6 +462,7 @@ CHECKS: dict[str, tuple[Callable[[Any], None], ...]] = {
     "stack": (stack,),
     "drop_rate": (lambda pr: test_stack.test_masks_of_a_seed_drop_at_the_rate_and_differ_from_layer_to_layer(),),
     "projection": (projection,),
+    "learned": (lambda pr: test_stack.test_learned_states_are_the_state_of_every_sequence_that_has_none(NUMPY, "rnn"),),
     "modules": (linear, embedding),
     "embedding": (embedding,),
     "linear": (linear,),

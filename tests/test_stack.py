@@ -249,6 +249,63 @@ def test_steps_and_pieces_of_a_deep_layer_are_the_sequence(subject, kind):
     subject.close(state, end, "same", "float64")
 
 
+# ---- learned initial states ----------------------------------------------------------------------------------------
+
+
+LEARNED = {
+    "rnn": lambda **o: pr.RNN(3, 2, num_layers=2, bidirectional=True, **o),
+    "lstm": lambda **o: pr.LSTM(3, 4, num_layers=2, bidirectional=True, proj_size=2, **o),
+    "gru": lambda **o: pr.GRU(3, 2, **o),
+}
+
+
+@vary(eager, kind=LEARNED)
+def test_learned_states_are_the_state_of_every_sequence_that_has_none(subject, kind):
+    layer, plain = LEARNED[kind](learned_state=True), LEARNED[kind]()
+    rng = np.random.default_rng(list(kind.encode()))
+    params = {name: 0.5 * rng.standard_normal(shape) for name, shape in layer.shapes().items()}
+    suffixes = [name.removeprefix("weight_hh") for name in params if name.startswith("weight_hh")]
+    names = [[f"state_{s}{suffix}" for suffix in suffixes] for s in layer.cell.states]
+    assert set(params) == set(plain.shapes()) | {name for each in names for name in each}
+    fresh = layer.init(seed=0)
+    assert all(not fresh[name].any() for each in names for name in each)
+
+    x, dy = rng.standard_normal((7, 5, 3)), rng.standard_normal((7, 5, 2 * (1 + layer.bidirectional)))
+    state = tuple(np.stack([np.repeat(params[name][None], 5, axis=0) for name in each]) for each in names)
+    own = {name: value for name, value in params.items() if name in plain.shapes()}
+    a = subject.array({"params": params, "own": own, "x": x, "dy": dy, "state": state})
+    y, end, tape = layer.forward(a["params"], a["x"], lengths=LENGTHS)
+    given = plain.forward(a["own"], a["x"], packed(a["state"]), lengths=LENGTHS)
+    subject.close((y, end), subject.host(given[:2]), "same", "float64")
+    subject.close(layer(a["params"], a["x"], lengths=LENGTHS), subject.host(given[:2]), "same", "float64")
+    grads, expected = layer.backward(tape, a["dy"]), subject.host(plain.backward(given[2], a["dy"]))
+    subject.close({name: grads.params[name] for name in own}, expected.params, "same", "float64")
+    for each, part in zip(names, unpacked(expected.state), strict=True):
+        for k, name in enumerate(each):
+            subject.close(grads.params[name], part[k].sum(axis=0), "same", "float64", name)
+            assert np.abs(part[k].sum(axis=0)).max() > 1e-3
+
+    *_, tape = layer.forward(a["params"], a["x"], packed(a["state"]), lengths=LENGTHS)
+    zero = layer.backward(tape, a["dy"]).params  # not used, where a state is given
+    assert not any(subject.host(zero[name]).any() for each in names for name in each)
+
+
+def test_jax_learns_initial_states(rng):
+    jax = pytest.importorskip("jax")
+    layers = LEARNED["lstm"](learned_state=True), LEARNED["lstm"](learned_state=True, traced=True)
+    backend = pr.backend("jax")
+    with backend.exact():
+        shapes = layers[0].shapes()
+        params = backend.asarray({name: 0.5 * rng.standard_normal(shape) for name, shape in shapes.items()})
+        x = backend.asarray(rng.standard_normal((7, 5, 3)))
+        by_hand, by_itself = (
+            jax.grad(lambda p, layer=layer: (layer(p, x, lengths=LENGTHS)[0] ** 2).sum())(params) for layer in layers
+        )
+        for name in params:
+            assert float(abs(by_hand[name] - by_itself[name]).max()) < 1e-12, name
+        assert float(abs(by_hand["state_c_l1_reverse"]).max()) > 1e-3
+
+
 # ---- dropout -------------------------------------------------------------------------------------------------------
 
 
