@@ -109,6 +109,9 @@ def check_params(params: Any, shapes: dict[str, tuple[int, ...]], owner: str) ->
     if not shapes:
         return ""
     first = next(iter(shapes))
+    for name in shapes:
+        if not hasattr(params[name], "shape"):
+            raise TypeError(f"params[{name!r}] is {type(params[name]).__name__}; expected an array")
     kind, dtype = params[first].dtype, check_float(f"params[{first!r}]", params[first])
     for name, shape in shapes.items():
         array = params[name]
@@ -117,18 +120,25 @@ def check_params(params: Any, shapes: dict[str, tuple[int, ...]], owner: str) ->
     return dtype
 
 
-def valid_steps(backend: Backend, lengths: Any, steps: int, batch: int, like: Any) -> Any:
-    """The mask (T, N) of steps before each sequence's end.
+def valid_steps(backend: Backend, lengths: Any, x: Any, batch_first: bool = False) -> Any:
+    """The mask (T, N) of steps before each sequence's end; or of those that a mask in x's layout, (T, N), names.
 
     Concrete lengths are checked once; under a trace they are clamped to 0 ... T by the comparison itself.
     """
+    leading = tuple(x.shape[:2])
+    steps, batch = leading[::-1] if batch_first else leading
     if isinstance(lengths, (list, tuple)):
         try:
             lengths = numpy.asarray(lengths, dtype=None if lengths else "int32")
         except ValueError:
             raise ValueError(f"lengths={lengths!r}: expected N whole numbers") from None
+    if getattr(lengths, "ndim", 1) == 2:
+        check_array("lengths", lengths, leading, "bool", "(N, T)" if batch_first else "(T, N)", "a mask")
+        mask = backend.asarray(lengths)
+        return mask.mT if batch_first else mask
     if getattr(lengths, "shape", None) != (batch,):
-        raise ValueError(f"lengths has shape {getattr(lengths, 'shape', None)}; expected ({batch},) = (N,)")
+        found = f"has shape {tuple(lengths.shape)}" if hasattr(lengths, "shape") else f"is {lengths!r}"
+        raise ValueError(f"lengths {found}; expected ({batch},) = (N,), or a mask {leading}")
     if dtype_name(lengths) not in INTEGERS:
         raise TypeError(f"lengths has dtype {dtype_name(lengths)}; expected whole numbers")
     if batch and backend.is_concrete(lengths):
@@ -138,7 +148,7 @@ def valid_steps(backend: Backend, lengths: Any, steps: int, batch: int, like: An
             raise ValueError(f"lengths[{n}] = {int(host[n])}; expected 0 <= length <= T = {steps}")
     xp = backend.xp
     lengths = xp.astype(backend.asarray(lengths), xp.int32)
-    return xp.arange(steps, dtype=xp.int32, device=getattr(like, "device", None))[:, None] < lengths[None, :]
+    return xp.arange(steps, dtype=xp.int32, device=getattr(x, "device", None))[:, None] < lengths[None, :]
 
 
 def clean(xp: Any, valid: Any, array: Any) -> Any:

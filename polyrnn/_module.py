@@ -32,6 +32,8 @@ class Gradients(NamedTuple):
 class Module:
     """An immutable, hashable description of a function with parameters; the parameters are a flat dict beside it."""
 
+    batch_first: bool = False  # whether x is (N, T, ...)
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The parameters' names and shapes."""
         return {}
@@ -123,7 +125,7 @@ class Stateless(Module):
         if lengths is not None:
             if x.ndim < 2:
                 raise ValueError(f"x has shape {tuple(x.shape)}; with lengths it must start with (T, N)")
-            valid = valid_steps(found, lengths, x.shape[0], x.shape[1], x)
+            valid = valid_steps(found, lengths, x)
             x = clean(found.xp, valid, x)
         y, kept = self._run(found, params, x, seed, masks)
         return clean(found.xp, valid, y), None, Tape(params, kept, valid, y)

@@ -52,12 +52,17 @@ class Recurrent(Module):
             check_flag(name, getattr(self, name))
         check_rate("dropout", self.dropout)
         if self.dropout and self.num_layers == 1:
+            inherited = type(self).__post_init__ is Recurrent.__post_init__  # else one more function stands between
             warnings.warn(
-                f"dropout={self.dropout!r} stands between layers, and num_layers=1: it does nothing", stacklevel=4
+                f"dropout={self.dropout!r} stands between layers, and num_layers=1: it does nothing",
+                stacklevel=3 if inherited else 4,
             )
-        if not callable(self.initializer) and self.initializer not in initializers.SCHEMES:
+        if not callable(self.initializer) and self.initializer not in tuple(initializers.SCHEMES):
             known = ", ".join(map(repr, initializers.SCHEMES))
-            raise ValueError(f"initializer={self.initializer!r}: expected one of {known}, or an initializers.Chrono")
+            raise ValueError(
+                f"initializer={self.initializer!r}: expected one of {known}, an initializers.Chrono, or a function "
+                "of (generator, cell, shapes, hidden_size) that returns the parameters of these shapes"
+            )
         self._check_projection()
 
     def _check_projection(self) -> None:
@@ -118,6 +123,9 @@ class Recurrent(Module):
         for direction in (direction for directions in self._plan.layers for direction in directions):
             shapes = {inside: self._shapes[name] for inside, name in direction.names.items()}
             drawn = scheme(rng, self.cell, shapes, self.hidden_size)
+            got = {name: numpy.shape(a) for name, a in drawn.items()} if isinstance(drawn, dict) else type(drawn)
+            if got != shapes:
+                raise ValueError(f"initializer={self.initializer!r} returned {got}; expected arrays of shapes {shapes}")
             found |= {name: drawn[inside] for inside, name in direction.names.items()}
         return found | {name: numpy.zeros(size) for names, size in self._starts for name in names}
 
@@ -252,7 +260,8 @@ class Recurrent(Module):
         backend = backend_of((params, x, parts), "params, x and state")
         dtype = check_params(params, self._shapes, type(self).__name__)
         one = len(x.shape) == 2
-        check_array("x", x, (None,) * (1 if one else 2) + (self.input_size,), dtype, self._letters("I", one))
+        letters = self._letters("I", one) + ("" if len(x.shape) in (2, 3) else ", or one sequence (T, I)")
+        check_array("x", x, (None,) * (1 if one else 2) + (self.input_size,), dtype, letters)
         self._check_states("state", parts, () if one else (x.shape[0 if self.batch_first else 1],), dtype)
         return backend
 
@@ -271,12 +280,7 @@ class Recurrent(Module):
             return None
         if len(x.shape) == 2:
             raise ValueError("lengths: x is one sequence, (T, I); cut it, or give x an axis N")
-        steps, batch = (x.shape[1], x.shape[0]) if self.batch_first else x.shape[:2]
-        if getattr(lengths, "ndim", 1) == 2:
-            backend_of((x, lengths), "x and lengths")
-            check_array("lengths", lengths, x.shape[:2], "bool", self._letters("", False).replace(", )", ")"), "a mask")
-            return lengths.mT if self.batch_first else lengths
-        return valid_steps(backend, lengths, steps, batch, x)
+        return valid_steps(backend, lengths, x, self.batch_first)
 
     def _dropout(self, backend: Backend, x: Any, seed: Any, masks: Any) -> tuple[Any, Any]:
         """The key of the seed, and the masks."""

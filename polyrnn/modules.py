@@ -260,6 +260,11 @@ class Sequential(Module):
         """Those of the members, drawn in order."""
         return {f"{name}.{key}": value for name, module in self.members for key, value in module.draw(rng).items()}
 
+    @property
+    def batch_first(self) -> bool:  # type: ignore[override]
+        """Whether a member takes (N, T, ...)."""
+        return any(module.batch_first for _, module in self.members)
+
     def _parts(self, params: dict) -> list[dict]:
         """Each member's own parameters, by their own names."""
         shapes = self.shapes()
@@ -276,6 +281,9 @@ class Sequential(Module):
         return value
 
     def _run(self, call: str, params: dict, x: Any, state: Any, lengths: Any, seed: Any, masks: Any) -> list:
+        if lengths is not None and self.batch_first:
+            names = ", ".join(name for name, module in self.members if module.batch_first)
+            raise ValueError(f"lengths: the members of a Sequential take them by (T, N), but {names} is batch_first")
         results = []
         states, given = self._entries("state", state), self._entries("masks", masks)
         for k, (part, (_, module)) in enumerate(zip(self._parts(params), self.members, strict=True)):

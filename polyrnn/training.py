@@ -16,6 +16,7 @@ from .backends import Backend, backend_of
 from .clipping import clip_by_global_norm, global_norm
 from .losses import Loss
 from .masks import fold, two_words
+from .modules import Sequential
 from .optimizers import Optimizer, apply_updates
 
 __all__ = ["TrainStep", "evaluate", "initial_state", "train_step", "value_and_grad"]
@@ -73,7 +74,8 @@ def value_and_grad(model: Module, loss: LossFunction, has_aux: bool = False) -> 
     ) -> tuple[Any, Arrays]:
         y, end, tape = model.forward(params, x, state, lengths, seed, masks)
         if lengths is not None and mask is None:
-            mask = valid_steps(backend_of((params, x), "params and x"), lengths, x.shape[0], x.shape[1], x)
+            mask = valid_steps(backend_of((params, x), "params and x"), lengths, x, model.batch_first)
+            mask = mask.mT if model.batch_first else mask  # in the layout of y
         value, dy = loss(y, targets, mask)
         grads = model.backward(tape, dy).params
         return ((value, end) if has_aux else value), grads
@@ -274,7 +276,7 @@ def initial_state(model: Module, params: Arrays, x: Array) -> Any:
     ----------
     model : Module
     params : dict of arrays
-    x : array (T, N, ...)
+    x : array (T, N, ...), or (N, T, ...) if the model is `batch_first`
         An input; only its shape and dtype matter.
 
     Returns
@@ -288,5 +290,12 @@ def initial_state(model: Module, params: Arrays, x: Array) -> Any:
     >>> initial_state(model, model.init(seed=0), np.ones((7, 2, 3), dtype="float32")).shape
     (1, 2, 5)
     """
-    _, state = model(params, x[:0, ...])  # after no steps it is what it was
-    return state
+    _, state = model(params, x[:, :0, ...] if model.batch_first and x.ndim > 1 else x[:0, ...])  # after no steps
+    return _unlearned(model, state)
+
+
+def _unlearned(model: Module, state: Any) -> Any:
+    """The state, but None where it is to be the one that the model learns."""
+    if isinstance(model, Sequential):
+        return tuple(_unlearned(member, part) for (_, member), part in zip(model.members, state, strict=True))
+    return None if getattr(model, "learned_state", False) else state

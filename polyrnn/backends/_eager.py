@@ -103,6 +103,7 @@ class Backend:
         if length == 0:  # one step on zeros tells the shapes of the outputs
             zeros = [xp.zeros(a.shape[1:], dtype=a.dtype, device=a.device) for a in inputs]
             _, y = step(carry, rebuild(xs, zeros))
+            carry = tree_map(lambda a: xp.asarray(a, copy=True), carry)  # what is returned is nobody's argument
             return carry, tree_map(lambda a: xp.zeros((0, *a.shape), dtype=a.dtype, device=a.device), y)
         stacked: list[Any] = []
         for t in range(length - 1, -1, -1) if reverse else range(length):

@@ -7,12 +7,10 @@ switched off by `use_kernels(False)` or by the environment variable POLYRNN_KERN
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import functools
 import importlib
 import os
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 from ..backends import Backend
@@ -97,9 +95,8 @@ def kernels_in_use() -> dict[str, str]:
     }
 
 
-@contextlib.contextmanager
-def use_kernels(on: bool) -> Iterator[None]:
-    """Switch kernels on or off within a `with` block, for this thread or task alone.
+class use_kernels:
+    """Switch kernels on or off, for this thread or task alone: from here on, or within a `with` block.
 
     Parameters
     ----------
@@ -114,8 +111,12 @@ def use_kernels(on: bool) -> Iterator[None]:
     >>> y.shape
     (1, 1, 5)
     """
-    token = _switch.set(bool(on))
-    try:
-        yield
-    finally:
-        _switch.reset(token)
+
+    def __init__(self, on: bool) -> None:
+        self._token = _switch.set(bool(on))
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        _switch.reset(self._token)
