@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy
 
-from ._door import check_number, valid_steps
+from ._door import INTEGERS, check_number, dtype_name, valid_steps
 from ._module import Module
 from .backends import Backend, backend_of
 from .clipping import clip_by_global_norm, global_norm
@@ -290,7 +290,9 @@ def initial_state(model: Module, params: Arrays, x: Array) -> Any:
     >>> initial_state(model, model.init(seed=0), np.ones((7, 2, 3), dtype="float32")).shape
     (1, 2, 5)
     """
-    _, state = model(params, x[:, :0, ...] if model.batch_first and x.ndim > 1 else x[:0, ...])  # after no steps
+    # Numbers have an axis of features behind that of time, ids have none; one sequence has no axis N before it.
+    time = x.ndim - (1 if dtype_name(x) in INTEGERS else 2) if model.batch_first else 0
+    _, state = model(params, x[:, :0, ...] if time == 1 else x[:0, ...])  # after no steps it is what it was
     return _unlearned(model, state)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import polyrnn as pr
+from polyrnn.training import initial_state
 
 T = N = 4  # equal on purpose: a mix-up of the axes is then no error of shape
 LENGTHS = [4, 0, 3, 2]
@@ -67,6 +68,19 @@ def test_a_training_step_of_either_layout(batch, first, backend):
     done = step(params, optimizer.init(params), *B.asarray((x, target), dtype="float32"))
     assert tuple(done.state.shape) == (1, N, 5)
     assert float(done.value) > 0
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_the_initial_state_of_every_form_of_input(batch, first):
+    layer = pr.GRU(3, 5, batch_first=first)
+    model = pr.Sequential(table=pr.Embedding(7, 3), inner=layer)
+    params, own = layer.init(seed=0), model.init(seed=0)
+    x = batch[0][:, :3].astype("float32")  # T and N differ here: 4 and 3
+    x = x.swapaxes(0, 1) if first else x
+    assert initial_state(layer, params, x).shape == (1, 3, 5)
+    assert initial_state(layer, params, x[0]).shape == (1, 5)  # one sequence
+    ids = np.zeros(x.shape[:2], "int64")
+    assert initial_state(model, own, ids)[1].shape == (1, 3, 5)
 
 
 def test_a_training_step_learns_the_initial_state(batch):
