@@ -254,8 +254,8 @@ TABLE = [
     ),
     Plant(*SEQUENTIAL, "module.step(part, x, before)", "module.step(part, x)"),
     # -- the kernels for NumPy
-    Plant(*KERNEL, "np.copyto(new, was, where=~valid[t])", "np.copyto(new, was, where=valid[t])"),
-    Plant(*KERNEL, "np.copyto(new, was, where=~valid[t])", "pass"),
+    Plant(*KERNEL, "np.copyto(new, was, where=stands)", "np.copyto(new, was, where=~stands)"),
+    Plant(*KERNEL, "np.copyto(new, was, where=stands)", "pass"),
     Plant(*KERNEL, "d += next(upstream)", "next(upstream)"),
     Plant(*KERNEL, "iter(upstream[::-1])", "iter(upstream)"),
     Plant(*KERNEL, "dU, dW = drec @ columns[: H + 1].T, dpre @", "dU, dW = drec @ columns[: H + 1].T, drec @"),
@@ -271,6 +271,13 @@ TABLE = [
     Plant(*KERNEL, "h[0] = h[k]", "h[0] = h[k - 1]"),
     Plant(*KERNEL, "np.matmul(dpre.T, W,", "np.matmul(-dpre.T, W,"),
     Plant(*KERNEL, "np.copyto(y, 0, where=~valid)", "pass"),
+    Plant(*KERNEL, "row if row.any() else None", "row if row.all() else None"),
+    Plant(*KERNEL, "or whole_valid[start:end].all() else", "or whole_valid[start:end].any() else"),
+    Plant(
+        *KERNEL,
+        "old = row[: len(states)] if keep else tuple(s.copy() for s",
+        "old = row[: len(states)] if True else tuple(s.copy() for s",
+    ),
     Plant(
         *PROJECTION,
         "W if b is None else np.concatenate((W, b[:, None]), axis=1)",

@@ -89,6 +89,8 @@ class InPlace:
             whole[0] = first
         buffers = self.make(T if keep else 1, H, N, dtype)
         fixed = Fixed(cell, b_rec, np.asarray(0.5, dtype))
+        # Of each step where a state stands still, or None where none does: most steps of most batches are of that kind.
+        still = [None] * T if valid is None else [row if row.any() else None for row in ~valid]
         y, z = np.empty((T, N, H), dtype), np.empty((len(U), N), dtype)  # y in the layout of the door
         for start in range(0, T, size):
             k = min(size, T - start)
@@ -103,13 +105,13 @@ class InPlace:
             rows = zip(*map(by_step, states), *(by_step(s, 1) for s in states), *map(by_step, buffers), strict=False)
             for t, operand, pre, row in zip(itertools.count(start), by_step(operands), pres, rows, strict=False):
                 np.dot(U, operand, out=z)  # as `matmul`, a microsecond earlier
-                if valid is None:
+                if (stands := still[t]) is None:
                     self.step(fixed, z, pre, row)
                     continue
-                old = tuple(s.copy() for s in row[: len(states)])
+                old = row[: len(states)] if keep else tuple(s.copy() for s in row[: len(states)])
                 self.step(fixed, z, pre, row)
                 for new, was in zip(row[len(states) :], old, strict=False):
-                    np.copyto(new, was, where=~valid[t])
+                    np.copyto(new, was, where=stands)
             h = states[0]
             y[start : start + k] = h[at + 1 : at + k + 1].transpose(0, 2, 1)
             if not keep:
@@ -153,7 +155,7 @@ class InPlace:
         for start in reversed(range(0, T, size)):
             end = min(start + size, T)
             residual = type(whole_residual)(*(part[start:end] for part in whole_residual))
-            valid = None if whole_valid is None else whole_valid[start:end]
+            valid = None if whole_valid is None or whole_valid[start:end].all() else whole_valid[start:end]
             above = tuple(None if d is None else np.ascontiguousarray(d[start:end]) for d in dy)
             parts = self.coefficients(cell, residual, valid)
             given = [
