@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from . import initializers, stack
-from ._door import check_array, check_flag, check_params, check_rate, check_size, clean, dtype_name, valid_steps
+from . import _pure, initializers, stack
+from ._door import check_array, check_flag, check_params, check_rate, check_size, dtype_name, valid_steps
 from ._module import Gradients, Module
 from .backends import Backend, backend_of
 from .cells import Cell
-from .masks import fold, keep_mask, two_words
+from .masks import two_words
 
 _ACCEPTED = 1024  # kinds of arguments that a layer remembers to have checked
 
@@ -173,14 +173,14 @@ class Recurrent(Module):
             For mixed backends, devices or dtypes.
         """
         backend, *arguments = self._enter(params, x, state, lengths, seed, masks)
-        return backend.call(_run, (self, backend), params, x, *arguments)
+        return backend.call(_pure.run, (self, backend), params, x, *arguments)
 
     def forward(
         self, params: dict, x: Any, state: Any = None, lengths: Any = None, seed: Any = None, masks: Any = None
     ) -> tuple[Any, Any, LayerTape]:
         """The outputs, the final state, and the tape that `backward` needs; arguments as for the call."""
         backend, *arguments = self._enter(params, x, state, lengths, seed, masks)
-        y, state, tape = backend.call(_forward, (self, backend), params, x, *arguments)
+        y, state, tape = backend.call(_pure.forward, (self, backend), params, x, *arguments)
         given = tuple([None if part is None else part[:0, ...] for part in arguments[0]])
         return y, state, LayerTape(params, tape, x[:0, ...], given)
 
@@ -214,7 +214,7 @@ class Recurrent(Module):
             leading = (steps,) if one else (batch, steps) if self.batch_first else (steps, batch)
             check_array("dy", dy, (*leading, size), dtype, self._letters("D*P", one))
         self._check_states("dstate", parts, () if one else (batch,), dtype)
-        grads, dx, start = backend.call(_backward, (self, backend), *tape, dy, parts)
+        grads, dx, start = backend.call(_pure.backward, (self, backend), *tape, dy, parts)
         return Gradients({name: grads[name] for name in self._shapes}, dx, start)  # JAX sorts the keys
 
     def step(self, params: dict, x: Any, state: Any = None) -> tuple[Any, Any]:
@@ -224,7 +224,7 @@ class Recurrent(Module):
         if getattr(x, "ndim", None) != 2:
             raise ValueError(f"x has shape {tuple(getattr(x, 'shape', ()))}; expected (N, {self.input_size}) = (N, I)")
         backend, parts, *_ = self._enter(params, x[:, None, :] if self.batch_first else x[None, ...], state)
-        return backend.call(_step, (self, backend), params, x, parts)
+        return backend.call(_pure.step, (self, backend), params, x, parts)
 
     # ---- their checks ---------------------------------------------------------------------
 
@@ -311,129 +311,3 @@ def _split_state(name: str, state: Any, parts: tuple[str, ...]) -> tuple:
         expected = parts[0] if len(parts) == 1 else f"a tuple ({', '.join(parts)})"
         raise TypeError(f"{name} is {type(state).__name__}; expected {expected} of arrays, or None")
     return state
-
-
-# ---- behind the doors: pure functions, which JAX compiles once for each (layer, backend) -----------------------
-
-
-def _run(static: tuple[Recurrent, Backend], *arguments: Any) -> tuple[Any, Any]:
-    layer, backend = static
-    if backend.traces and not layer.traced:
-        return _differentiable(layer, backend)(*arguments)
-    return _over_time(False, layer, backend, *arguments)[:2]
-
-
-def _forward(static: tuple[Recurrent, Backend], *arguments: Any) -> tuple:
-    return _over_time(True, *static, *arguments)
-
-
-def _over_time(
-    keep: bool, layer: Recurrent, backend: Backend, params: dict, x: Any, state: tuple, valid: Any, key: Any, masks: Any
-) -> tuple[Any, Any, Any]:
-    """From the layout of the door to that of the core, (T, I, N), and back."""
-    xp, one = backend.xp, len(x.shape) == 2
-    valid = None if valid is None else valid[:, None, :]
-    inner = clean(xp, valid, _inward(layer, xp, x))
-    states = _states(layer, xp, state, inner, params)
-    between = _masks(layer, xp, key, masks, inner)
-    y, ends, tape = stack.forward(backend, layer._plan, params, inner, states, valid, between, keep)
-    return _outward(layer, xp, y, one), _packed(xp, ends, one), tape
-
-
-def _backward(
-    static: tuple[Recurrent, Backend], params: dict, tape: stack.Tape, like: Any, given: tuple, dy: Any, dstate: tuple
-) -> tuple[dict, Any, Any]:
-    layer, backend = static
-    xp, one = backend.xp, len(like.shape) == 2
-    x, valid, _ = tape.recurrences[0]
-    dy = None if dy is None else clean(xp, valid, _inward(layer, xp, dy))
-    grads, dx, starts = stack.backward(backend, layer._plan, params, tape, dy, _states(layer, xp, dstate, x))
-    for m, (names, _) in enumerate(layer._starts):
-        for name, start in zip(names, starts, strict=True):
-            grads[name] = xp.sum(start[m], axis=1) if given[m] is None else xp.zeros_like(params[name])
-    return grads, _outward(layer, xp, dx, one), _packed(xp, starts, one)
-
-
-def _step(static: tuple[Recurrent, Backend], params: dict, x: Any, state: tuple) -> tuple[Any, Any]:
-    axis = 1 if static[0].batch_first else 0
-    y, state = _run(static, params, static[1].xp.expand_dims(x, axis=axis), state, None, None, None)
-    return y[:, 0, :] if axis else y[0, ...], state
-
-
-def _inward(layer: Recurrent, xp: Any, x: Any) -> Any:
-    """(T, N, I), (N, T, I) or (T, I) as (T, I, N)."""
-    if len(x.shape) == 2:
-        return x[..., None]
-    return xp.permute_dims(x, (1, 2, 0)) if layer.batch_first else x.mT
-
-
-def _outward(layer: Recurrent, xp: Any, y: Any, one: bool) -> Any:
-    if one:
-        return y[..., 0]
-    return xp.permute_dims(y, (2, 0, 1)) if layer.batch_first else y.mT
-
-
-def _states(layer: Recurrent, xp: Any, state: tuple, x: Any, params: dict | None = None) -> list[tuple]:
-    """The parts (L*D, N, H) of a state, for each recurrence a tuple of (H, N).
-
-    For an absent part zeros, or what `params` has learned for it.
-    """
-    each = range(layer._recurrences)
-    found = []
-    for m, (size, part) in enumerate(zip(layer._sizes, state, strict=True)):
-        if part is None and params is not None and layer.learned_state:
-            names = layer._starts[m][0]
-            found.append([xp.broadcast_to(params[name][:, None], (size, x.shape[2])) for name in names])
-        elif part is None:
-            zeros = xp.zeros((size, x.shape[2]), dtype=x.dtype, device=getattr(x, "device", None))
-            found.append([zeros for _ in each])
-        elif part.ndim == 2:
-            found.append([part[k, :, None] for k in each])
-        else:
-            found.append([part[k, ...].mT for k in each])
-    return list(zip(*found, strict=True))
-
-
-def _packed(xp: Any, states: list[tuple], one: bool) -> Any:
-    """The states of all recurrences, (H, N) each part, as the door has them: h or (h, c), (L*D, N, H)."""
-    if len(states) == 1:
-        parts = [part[None, ...] for part in states[0]]
-    else:
-        parts = [xp.stack(each) for each in zip(*states, strict=True)]
-    parts = [part[..., 0] if one else part.mT for part in parts]
-    return tuple(parts) if len(parts) > 1 else parts[0]
-
-
-def _masks(layer: Recurrent, xp: Any, key: Any, masks: Any, x: Any) -> tuple:
-    """The masks between the layers, (T, D*P, N) or None each."""
-    between = range(layer.num_layers - 1)
-    if masks is not None:
-        return tuple(_inward(layer, xp, masks[f"dropout_l{k}"]) for k in between)
-    if key is None:
-        return (None,) * len(between)
-    device = getattr(x, "device", None)
-    shape = (x.shape[0], x.shape[2], len(layer._plan.layers[0]) * layer._sizes[0])
-    return tuple(keep_mask(xp, fold(xp, key, k, device), shape, layer.dropout, device).mT for k in between)
-
-
-@functools.cache
-def _differentiable(layer: Recurrent, backend: Backend) -> Any:
-    """The layer as a function whose derivative is the hand-written one."""
-
-    def function(*arguments: Any) -> Any:
-        return _over_time(False, layer, backend, *arguments)[:2]
-
-    def forward(params: dict, x: Any, state: tuple, *arguments: Any) -> tuple[Any, Any]:
-        y, end, tape = _over_time(True, layer, backend, params, x, state, *arguments)
-        return (y, end), (params, tape, x[:0, ...], state)
-
-    def backward(kept: tuple, above: tuple) -> tuple:
-        params, tape, like, state = kept
-        dy, dstate = above
-        parts = dstate if isinstance(dstate, tuple) else (dstate,)
-        grads, dx, start = _backward((layer, backend), params, tape, like, state, dy, parts)
-        starts = start if isinstance(start, tuple) else (start,)
-        dstart = tuple(None if s is None else d for s, d in zip(state, starts, strict=True))
-        return grads, dx, dstart, None, None, None  # none for what is valid, the seed's key and the masks
-
-    return backend.custom_vjp(function, forward, backward)

@@ -51,6 +51,7 @@ ROWS = (
     {"functional", "training"},
     {"_textbook", "layers"},
     {"_recurrent"},
+    {"_pure"},
     {"modules"},
     {"_module"},
     {"losses"},

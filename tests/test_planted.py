@@ -54,10 +54,10 @@ MASKED = ("masked", "cells/_cell.py", "class Masked(Cell)")
 ACTIVATIONS = ("cells", "activations.py", "import")
 FORWARD = ("blocks", "recurrence.py", "def forward")
 BACKWARD = ("blocks", "recurrence.py", "def backward")
-LAYERS = ("layers", "_recurrent.py", "def _over_time")
-DEEP = ("stack", "_recurrent.py", "def _inward")
-MASKS = ("drop_rate", "_recurrent.py", "def _masks")
-LEARNED = ("learned", "_recurrent.py", "def _backward")
+LAYERS = ("layers", "_pure.py", "def over_time")
+DEEP = ("stack", "_pure.py", "def inward")
+MASKS = ("drop_rate", "_pure.py", "def between_layers")
+LEARNED = ("learned", "_pure.py", "def backward")
 STACK = ("stack", "stack.py", "def forward")
 STACK_BACK = ("stack", "stack.py", "def backward")
 PROJECTED = ("projection", "cells/lstm.py", "class ProjectedLSTMCell")
@@ -68,8 +68,8 @@ STATELESS = ("modules", "_module.py", "class Stateless")
 SEQUENTIAL = ("sequential", "modules.py", "class Sequential(Module)")
 ENTROPY = ("losses", "losses.py", "def _softmax_cross_entropy")
 SQUARES = ("losses", "losses.py", "def _mean_squared_error")
-KERNEL = ("kernels", "kernels/_numpy.py", "class InPlace")
-PROJECTION = ("kernels", "kernels/_numpy.py", "class _Projection")
+KERNEL = ("kernels", "kernels/_in_place.py", "class InPlace")
+PROJECTION = ("kernels", "kernels/_in_place.py", "class _Projection")
 KERNEL_RNN = ("kernel_rnn", "kernels/_numpy.py", "class RNN(InPlace)")
 KERNEL_LSTM = ("kernel_lstm", "kernels/_numpy.py", "class LSTM(InPlace)")
 KERNEL_GRU = ("kernel_gru", "kernels/_numpy.py", "class GRU(InPlace)")
@@ -190,8 +190,8 @@ TABLE = [
     Plant(*BACKWARD, "dstate, (dpre, drec) = backend.scan", "_, (dpre, drec) = backend.scan"),
     Plant(*BACKWARD, "(inputs, residuals, dy), size, reverse=True)", "(inputs, residuals, dy), size)"),
     # -- the layers' doors
-    Plant(*LAYERS, "inner = clean(xp, valid, _inward(layer, xp, x))", "inner = _inward(layer, xp, x)"),
-    Plant(*LAYERS, "else clean(xp, valid, _inward(layer, xp, dy))", "else _inward(layer, xp, dy)"),
+    Plant(*LAYERS, "inner = clean(xp, valid, inward(layer, xp, x))", "inner = inward(layer, xp, x)"),
+    Plant(*LAYERS, "else clean(xp, valid, inward(layer, xp, dy))", "else inward(layer, xp, dy)"),
     Plant(*LAYERS, "part[None, ...] for part in states[0]", "part[None, ...] for part in reversed(states[0])"),
     Plant(*LAYERS, "return list(zip(*found, strict=True))", "return list(zip(*found[::-1], strict=True))"),
     Plant(*DEEP, "xp.permute_dims(x, (1, 2, 0)) if", "xp.permute_dims(x, (1, 2, 0))[::-1, ...] if"),
@@ -322,7 +322,7 @@ TABLE = [
     Plant(*KERNEL_GRU, "A *= valid[:, None]", "pass"),
     Plant(*KERNEL_GRU, "np.where(valid, z, np.ones((), z.dtype))", "z"),
     Plant(*KERNEL_GRU, "np.multiply(dh, z, out=spare)", "spare[...] = dh"),
-    Plant(*KERNEL_GRU, "(columns[H : 3 * H], columns[:H])", "(columns[H : 3 * H], columns[3 * H :])"),
+    Plant(*KERNEL_GRU, "(flat[H : 3 * H], flat[:H])", "(flat[H : 3 * H], flat[3 * H :])"),
     # -- losses
     Plant(*ENTROPY, "largest - xp.take_along_axis", "-xp.take_along_axis"),
     Plant(*ENTROPY, "exponentials * (share / total)", "exponentials * share"),

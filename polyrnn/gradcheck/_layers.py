@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy
 
-from .. import _recurrent, layers, masks
+from .. import _pure, layers, masks
 from .._door import clean
 from .._module import Module, Stateless
 from ..backends import Backend, available_backends, leaves
@@ -288,7 +288,7 @@ def _complex_forward(layer: Module) -> Callable | None:
             start = state if isinstance(state, tuple) else (state,)
             key = None if seed is None else masks.two_words(host.xp, seed, "seed", None)
             valid = valid.T if valid is not None and layer.batch_first else valid
-            return _recurrent._over_time(False, layer, host, params, x, start, valid, key, None)[:2]
+            return _pure.over_time(False, layer, host, params, x, start, valid, key, None)[:2]
 
         return recurrent
     if isinstance(layer, Stateless):
