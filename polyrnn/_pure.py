@@ -6,30 +6,27 @@ They turn the door's layouts, (T, N, I), (N, T, I) or (T, I), into the core's, (
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import stack
 from ._door import clean
 from .backends import Backend
 from .masks import fold, keep_mask
 
-if TYPE_CHECKING:
-    from ._recurrent import Recurrent
 
-
-def run(static: tuple[Recurrent, Backend], *arguments: Any) -> tuple[Any, Any]:
+def run(static: tuple[Any, Backend], *arguments: Any) -> tuple[Any, Any]:
     layer, backend = static
     if backend.traces and not layer.traced:
         return differentiable(layer, backend)(*arguments)
     return over_time(False, layer, backend, *arguments)[:2]
 
 
-def forward(static: tuple[Recurrent, Backend], *arguments: Any) -> tuple:
+def forward(static: tuple[Any, Backend], *arguments: Any) -> tuple:
     return over_time(True, *static, *arguments)
 
 
 def over_time(
-    keep: bool, layer: Recurrent, backend: Backend, params: dict, x: Any, state: tuple, valid: Any, key: Any, masks: Any
+    keep: bool, layer: Any, backend: Backend, params: dict, x: Any, state: tuple, valid: Any, key: Any, masks: Any
 ) -> tuple[Any, Any, Any]:
     """From the layout of the door to that of the core, (T, I, N), and back."""
     xp, one = backend.xp, len(x.shape) == 2
@@ -42,7 +39,7 @@ def over_time(
 
 
 def backward(
-    static: tuple[Recurrent, Backend], params: dict, tape: stack.Tape, like: Any, given: tuple, dy: Any, dstate: tuple
+    static: tuple[Any, Backend], params: dict, tape: stack.Tape, like: Any, given: tuple, dy: Any, dstate: tuple
 ) -> tuple[dict, Any, Any]:
     layer, backend = static
     xp, one = backend.xp, len(like.shape) == 2
@@ -55,26 +52,26 @@ def backward(
     return grads, outward(layer, xp, dx, one), pack(xp, starts, one)
 
 
-def step(static: tuple[Recurrent, Backend], params: dict, x: Any, state: tuple) -> tuple[Any, Any]:
+def step(static: tuple[Any, Backend], params: dict, x: Any, state: tuple) -> tuple[Any, Any]:
     axis = 1 if static[0].batch_first else 0
     y, state = run(static, params, static[1].xp.expand_dims(x, axis=axis), state, None, None, None)
     return y[:, 0, :] if axis else y[0, ...], state
 
 
-def inward(layer: Recurrent, xp: Any, x: Any) -> Any:
+def inward(layer: Any, xp: Any, x: Any) -> Any:
     """(T, N, I), (N, T, I) or (T, I) as (T, I, N)."""
     if len(x.shape) == 2:
         return x[..., None]
     return xp.permute_dims(x, (1, 2, 0)) if layer.batch_first else x.mT
 
 
-def outward(layer: Recurrent, xp: Any, y: Any, one: bool) -> Any:
+def outward(layer: Any, xp: Any, y: Any, one: bool) -> Any:
     if one:
         return y[..., 0]
     return xp.permute_dims(y, (2, 0, 1)) if layer.batch_first else y.mT
 
 
-def initial(layer: Recurrent, xp: Any, state: tuple, x: Any, params: dict | None = None) -> list[tuple]:
+def initial(layer: Any, xp: Any, state: tuple, x: Any, params: dict | None = None) -> list[tuple]:
     """The parts (L*D, N, H) of a state, for each recurrence a tuple of (H, N).
 
     For an absent part zeros, or what `params` has learned for it.
@@ -105,7 +102,7 @@ def pack(xp: Any, states: list[tuple], one: bool) -> Any:
     return tuple(parts) if len(parts) > 1 else parts[0]
 
 
-def between_layers(layer: Recurrent, xp: Any, key: Any, masks: Any, x: Any) -> tuple:
+def between_layers(layer: Any, xp: Any, key: Any, masks: Any, x: Any) -> tuple:
     """The masks between the layers, (T, D*P, N) or None each."""
     between = range(layer.num_layers - 1)
     if masks is not None:
@@ -118,7 +115,7 @@ def between_layers(layer: Recurrent, xp: Any, key: Any, masks: Any, x: Any) -> t
 
 
 @functools.cache
-def differentiable(layer: Recurrent, backend: Backend) -> Any:
+def differentiable(layer: Any, backend: Backend) -> Any:
     """The layer as a function whose derivative is the hand-written one."""
 
     def function(*arguments: Any) -> Any:

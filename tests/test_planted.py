@@ -69,6 +69,7 @@ SEQUENTIAL = ("sequential", "modules.py", "class Sequential(Module)")
 ENTROPY = ("losses", "losses.py", "def _softmax_cross_entropy")
 SQUARES = ("losses", "losses.py", "def _mean_squared_error")
 KERNEL = ("kernels", "kernels/_in_place.py", "class InPlace")
+KERNEL_PARTS = ("kernels", "kernels/_numpy.py", "def _halve")
 PROJECTION = ("kernels", "kernels/_in_place.py", "class _Projection")
 KERNEL_RNN = ("kernel_rnn", "kernels/_numpy.py", "class RNN(InPlace)")
 KERNEL_LSTM = ("kernel_lstm", "kernels/_numpy.py", "class LSTM(InPlace)")
@@ -286,10 +287,10 @@ TABLE = [
     Plant(*PROJECTION, "self.inputs[:k] = x\n", "self.inputs[:k] = -x\n"),
     Plant(*PROJECTION, "np.dot(U_T, dz, out=dh)", "np.dot(U_T, -dz, out=dh)"),
     Plant(*PROJECTION, "np.multiply(dh, stands[0], out=spare)", "spare[...] = 0"),
-    Plant(*PROJECTION, "copy[:rows] *= 0.5", "copy[:rows] *= 0.25"),
-    Plant(*PROJECTION, "a += half", "a += half * half"),
-    Plant(*PROJECTION, "np.subtract(1, out, out=out)", "out -= 1"),
-    Plant(*PROJECTION, "out *= s", "out *= out"),
+    Plant(*KERNEL_PARTS, "copy[:rows] *= 0.5", "copy[:rows] *= 0.25"),
+    Plant(*KERNEL_PARTS, "a += half", "a += half * half"),
+    Plant(*KERNEL_PARTS, "np.subtract(1, out, out=out)", "out -= 1"),
+    Plant(*KERNEL_PARTS, "out *= s", "out *= out"),
     Plant(*KERNEL_RNN, "np.maximum(z, 0, out=h)", "np.abs(z, out=h)"),
     Plant(*KERNEL_RNN, "np.greater(residual.h, 0, out=A", "np.greater_equal(residual.h, 0, out=A"),
     Plant(*KERNEL_RNN, "A *= valid", "pass"),
