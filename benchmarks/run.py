@@ -143,7 +143,7 @@ def door(calls: int = 2000) -> dict[str, float]:
             return layer(params, x, given)
 
         def bare(backend=backend, layer=layer, core=core, inside=inside, start=start):
-            return recurrence.forward(backend, layer.cell, core, inside, start, keep=False)
+            return recurrence.forward(backend, recurrence.Options(layer.cell), core, inside, start, keep=False)
 
         times: dict[str, list[float]] = {"public": [], "bare": []}
         for _ in range(calls):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from . import _pure, initializers, stack
+from . import _pure, initializers, recurrence, stack
 from ._door import check_array, check_flag, check_params, check_rate, check_size, dtype_name, valid_steps
 from ._module import Gradients, Module
 from .backends import Backend, backend_of
@@ -43,6 +43,12 @@ class Recurrent(Module):
     initializer: str | initializers.Scheme = field(default="pytorch", kw_only=True)
     learned_state: bool = field(default=False, kw_only=True)
     traced: bool = field(default=False, kw_only=True)
+    input_dropout: float = field(default=0.0, kw_only=True)
+    recurrent_dropout: float = field(default=0.0, kw_only=True)
+    output_dropout: float = field(default=0.0, kw_only=True)
+    zoneout_h: float = field(default=0.0, kw_only=True)
+    remat: int | str = field(default=0, kw_only=True)
+    ensemble: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
         check_size("input_size", self.input_size)
@@ -50,7 +56,11 @@ class Recurrent(Module):
         check_size("num_layers", self.num_layers)
         for name in ("bias", "batch_first", "bidirectional", "learned_state", "traced"):
             check_flag(name, getattr(self, name))
-        check_rate("dropout", self.dropout)
+        for name in ("dropout", "input_dropout", "recurrent_dropout", "output_dropout", *self._zoneouts):
+            check_rate(name, getattr(self, name))
+        if self.remat != "auto":
+            check_size("remat", self.remat, least=0)
+        check_size("ensemble", self.ensemble, least=0)
         if self.dropout and self.num_layers == 1:
             inherited = type(self).__post_init__ is Recurrent.__post_init__  # else one more function stands between
             warnings.warn(
@@ -64,6 +74,11 @@ class Recurrent(Module):
                 "of (generator, cell, shapes, hidden_size) that returns the parameters of these shapes"
             )
         self._check_projection()
+        if self.recurrent_dropout and not self.cell.drops_state:
+            raise ValueError(
+                f"recurrent_dropout={self.recurrent_dropout!r}: {type(self.cell).__name__} does not say that its "
+                "products with h go through `dropped` (drops_state); expected 0"
+            )
 
     def _check_projection(self) -> None:
         if self.proj_size != 0:
@@ -86,25 +101,50 @@ class Recurrent(Module):
             inputs = len(directions) * self._sizes[0] if k else self.input_size
             shapes = self.cell.shapes(inputs, self.hidden_size, self.bias)
             found |= {direction.names[name]: shape for direction in directions for name, shape in shapes.items()}
-        return found | {name: (size,) for names, size in self._starts for name in names}
+        found |= {name: (size,) for names, size in self._starts for name in names}
+        return {name: self._members + shape for name, shape in found.items()}
+
+    @functools.cached_property
+    def _members(self) -> tuple[int, ...]:
+        """The axis of an ensemble, if it is one."""
+        return (self.ensemble,) if self.ensemble else ()
+
+    @property
+    def _zoneouts(self) -> tuple[str, ...]:
+        """The names of the rates of zoneout."""
+        return ("zoneout_h",)
+
+    @functools.cached_property
+    def _masks(self) -> dict[str, tuple[float, bool]]:
+        """The names of the masks, with their rates and whether they are other ones at each time step."""
+        return stack.masks(self._plan)
 
     @functools.cached_property
     def _plan(self) -> stack.Plan:
         own = self.cell.shapes(1, self.hidden_size, self.bias)
         suffixes = ("", "_reverse") if self.bidirectional else ("",)
         layers = (
-            tuple(stack.Direction({name: f"{name}_l{k}{s}" for name in own}, bool(s)) for s in suffixes)
+            tuple(stack.Direction({name: f"{name}_l{k}{s}" for name in own}, f"_l{k}{s}", bool(s)) for s in suffixes)
             for k in range(self.num_layers)
         )
-        return stack.Plan(self.cell, tuple(layers), self.dropout)
+        rates = {f"zoneout_{name}": 0.0 for name in self.cell.states}
+        rates |= {name: getattr(self, name) for name in self._zoneouts}
+        zoneout = tuple(rates.values()) if any(rates.values()) else ()
+        return stack.Plan(
+            recurrence.Options(self.cell, zoneout, self.remat),
+            tuple(layers),
+            self.dropout,
+            self.input_dropout,
+            self.recurrent_dropout,
+            self.output_dropout,
+        )
 
     @functools.cached_property
     def _starts(self) -> tuple[tuple[list[str], int], ...]:
         """For each state, the names of its learned initial values in all recurrences, and their size."""
         if not self.learned_state:
             return ()
-        first = next(iter(self._plan.layers[0][0].names))
-        suffixes = [d.names[first].removeprefix(first) for directions in self._plan.layers for d in directions]
+        suffixes = [direction.suffix for directions in self._plan.layers for direction in directions]
         states = zip(self.cell.states, self._sizes, strict=True)
         return tuple(([f"state_{name}{suffix}" for suffix in suffixes], size) for name, size in states)
 
@@ -117,15 +157,24 @@ class Recurrent(Module):
         return dict(self._shapes)
 
     def draw(self, rng: numpy.random.Generator) -> dict[str, numpy.ndarray]:
-        """By the layer's initializer, one recurrence after the other."""
+        """By the layer's initializer, one recurrence after the other; of an ensemble, one member after the other."""
+        if not self.ensemble:
+            return self._draw_member(rng)
+        members = [self._draw_member(rng) for _ in range(self.ensemble)]
+        return {name: numpy.stack([member[name] for member in members]) for name in self._shapes}
+
+    def _draw_member(self, rng: numpy.random.Generator) -> dict[str, numpy.ndarray]:
         scheme = self.initializer if callable(self.initializer) else initializers.SCHEMES[self.initializer]
         found: dict[str, numpy.ndarray] = {}
         for direction in (direction for directions in self._plan.layers for direction in directions):
-            shapes = {inside: self._shapes[name] for inside, name in direction.names.items()}
-            drawn = scheme(rng, self.cell, shapes, self.hidden_size)
+            shapes = {inside: self._shapes[name][len(self._members) :] for inside, name in direction.names.items()}
+            gains = {name: numpy.ones(shape) for name, shape in shapes.items() if name.startswith("weight_layer_norm")}
+            asked = {name: shape for name, shape in shapes.items() if name not in gains}
+            drawn = scheme(rng, self.cell, asked, self.hidden_size)
             got = {name: numpy.shape(a) for name, a in drawn.items()} if isinstance(drawn, dict) else type(drawn)
-            if got != shapes:
-                raise ValueError(f"initializer={self.initializer!r} returned {got}; expected arrays of shapes {shapes}")
+            if got != asked:
+                raise ValueError(f"initializer={self.initializer!r} returned {got}; expected arrays of shapes {asked}")
+            drawn = drawn | gains
             found |= {name: drawn[inside] for inside, name in direction.names.items()}
         return found | {name: numpy.zeros(size) for names, size in self._starts for name in names}
 
@@ -184,7 +233,7 @@ class Recurrent(Module):
         given = tuple([None if part is None else part[:0, ...] for part in arguments[0]])
         return y, state, LayerTape(params, tape, x[:0, ...], given)
 
-    def backward(self, tape: LayerTape, dy: Any = None, dstate: Any = None) -> Gradients:
+    def backward(self, tape: LayerTape, dy: Any = None, dstate: Any = None, per_sample: bool = False) -> Gradients:
         """The gradients of the parameters, of x and of the initial state.
 
         Parameters
@@ -196,6 +245,9 @@ class Recurrent(Module):
             The gradient of the outputs. None means zero.
         dstate : array or tuple of arrays (L*D, N, H), optional
             The gradient of the final state; None, of all or of a part, means zero.
+        per_sample : bool
+            Whether the parameters' gradients are those of each example alone, with an axis N in front, as differential
+            privacy and the study of single examples need them; their sum over N is the usual gradient.
 
         Returns
         -------
@@ -204,26 +256,29 @@ class Recurrent(Module):
         """
         if not isinstance(tape, LayerTape):
             raise TypeError(f"tape is a {type(tape).__name__}; expected what {type(self).__name__}.forward returned")
+        check_flag("per_sample", per_sample)
         check_params(tape.params, self._shapes, f"the tape of this {type(self).__name__}")
-        steps, _, batch = tape.stack.recurrences[0].x.shape
+        steps, *_, batch = tape.stack.recurrences[0].x.shape
         one, dtype = len(tape.like.shape) == 2, dtype_name(tape.like)
         parts = _split_state("dstate", dstate, self.cell.states)
         backend = backend_of((tape.like, dy, parts), "tape, dy and dstate")
         if dy is not None:
             size = len(self._plan.layers[0]) * self._sizes[0]
-            leading = (steps,) if one else (batch, steps) if self.batch_first else (steps, batch)
-            check_array("dy", dy, (*leading, size), dtype, self._letters("D*P", one))
+            shape, letters = self._form(steps, batch, size, "D*P", one)
+            check_array("dy", dy, shape, dtype, letters)
         self._check_states("dstate", parts, () if one else (batch,), dtype)
-        grads, dx, start = backend.call(_pure.backward, (self, backend), *tape, dy, parts)
+        grads, dx, start = backend.call(_pure.backward, (self, backend, bool(per_sample)), *tape, dy, parts)
         return Gradients({name: grads[name] for name in self._shapes}, dx, start)  # JAX sorts the keys
 
     def step(self, params: dict, x: Any, state: Any = None) -> tuple[Any, Any]:
         """One time step: x (N, I) -> y (N, P) and the state, (L, N, H) each part, for streaming."""
         if self.bidirectional:
             raise ValueError("step: a bidirectional layer needs the whole sequence; expected bidirectional=False")
-        if getattr(x, "ndim", None) != 2:
-            raise ValueError(f"x has shape {tuple(getattr(x, 'shape', ()))}; expected (N, {self.input_size}) = (N, I)")
-        backend, parts, *_ = self._enter(params, x[:, None, :] if self.batch_first else x[None, ...], state)
+        shape = tuple(getattr(x, "shape", ()))
+        if len(shape) != 2 and not (self.ensemble and len(shape) == 3):
+            also = f", or ({self.ensemble}, N, {self.input_size}) = (E, N, I)" if self.ensemble else ""
+            raise ValueError(f"x has shape {shape}; expected (N, {self.input_size}) = (N, I){also}")
+        backend, parts, *_ = self._enter(params, x[..., None, :] if self.batch_first else x[..., None, :, :], state)
         return backend.call(_pure.step, (self, backend), params, x, parts)
 
     # ---- their checks ---------------------------------------------------------------------
@@ -259,20 +314,36 @@ class Recurrent(Module):
     def _check(self, params: dict, x: Any, parts: tuple) -> Backend:
         backend = backend_of((params, x, parts), "params, x and state")
         dtype = check_params(params, self._shapes, type(self).__name__)
-        one = len(x.shape) == 2
-        letters = self._letters("I", one) + ("" if len(x.shape) in (2, 3) else ", or one sequence (T, I)")
-        check_array("x", x, (None,) * (1 if one else 2) + (self.input_size,), dtype, letters)
-        self._check_states("state", parts, () if one else (x.shape[0 if self.batch_first else 1],), dtype)
+        axes = len(x.shape)
+        one = axes == 2 and not self.ensemble  # of an ensemble (E, T, I) and (T, N, I) could not be told apart
+        shape, letters = self._form(None, None, self.input_size, "I", one, members=axes == 4)
+        if axes not in ((3, 4) if self.ensemble else (2, 3)):
+            letters += ", or of each member (E, ...)" if self.ensemble else ", or one sequence (T, I)"
+        check_array("x", x, shape, dtype, letters)
+        batch = () if one else (x.shape[-3 if self.batch_first else -2],)
+        self._check_states("state", parts, batch, dtype)
         return backend
 
-    def _letters(self, last: str, one: bool) -> str:
-        return f"(T, {last})" if one else f"(N, T, {last})" if self.batch_first else f"(T, N, {last})"
+    def _form(
+        self, steps: int | None, batch: int | None, last: int, letter: str, one: bool, members: bool = True
+    ) -> tuple[tuple[int | None, ...], str]:
+        """The shape of a sequence in the door's layout, in which None is any size, and its letters."""
+        axes = (
+            [("T", steps)]
+            if one
+            else [("N", batch), ("T", steps)]
+            if self.batch_first
+            else [("T", steps), ("N", batch)]
+        )
+        axes = [("E", self.ensemble), *axes] if self.ensemble and members else axes
+        return (*[size for _, size in axes], last), f"({', '.join([name for name, _ in axes])}, {letter})"
 
     def _check_states(self, what: str, parts: tuple, batch: tuple[int, ...], dtype: str) -> None:
         for name, size, part in zip(self.cell.states, self._sizes, parts, strict=True):
             if part is not None:
-                letters = f"(L*D, {'N, ' if batch else ''}{'P' if size != self.hidden_size else 'H'})"
-                check_array(f"{what} {name}", part, (self._recurrences, *batch, size), dtype, letters)
+                lead = "E, L*D" if self.ensemble else "L*D"
+                letters = f"({lead}, {'N, ' if batch else ''}{'P' if size != self.hidden_size else 'H'})"
+                check_array(f"{what} {name}", part, (*self._members, self._recurrences, *batch, size), dtype, letters)
 
     def _valid(self, backend: Backend, x: Any, lengths: Any) -> Any:
         """The mask (T, N) of valid steps."""
@@ -280,25 +351,42 @@ class Recurrent(Module):
             return None
         if len(x.shape) == 2:
             raise ValueError("lengths: x is one sequence, (T, I); cut it, or give x an axis N")
-        return valid_steps(backend, lengths, x, self.batch_first)
+        return valid_steps(backend, lengths, x[0, ...] if len(x.shape) == 4 else x, self.batch_first)
 
     def _dropout(self, backend: Backend, x: Any, seed: Any, masks: Any) -> tuple[Any, Any]:
         """The key of the seed, and the masks."""
-        between = [f"dropout_l{k}" for k in range(self.num_layers - 1)]
         if masks is not None:
-            if not self.dropout or not between:
+            names = self._masks.keys()
+            if not names:
                 raise ValueError(f"masks: {type(self).__name__} has no dropout; expected None")
-            if not isinstance(masks, dict) or masks.keys() != set(between):
+            if not isinstance(masks, dict) or masks.keys() != names:
                 found = ", ".join(map(str, masks)) if isinstance(masks, dict) else type(masks).__name__
-                raise ValueError(f"masks: found {found}; expected a dict of {', '.join(between)}")
+                raise ValueError(f"masks: found {found}; expected a dict of {', '.join(names)}")
             backend_of((x, masks), "x and masks")
-            shape = (*x.shape[:-1], len(self._plan.layers[0]) * self._sizes[0])
             for name, mask in masks.items():
-                check_array(f"masks[{name!r}]", mask, shape, "bool", self._letters("D*P", len(shape) == 2), "a mask")
+                shape, letters = self._mask_form(name, x)
+                check_array(f"masks[{name!r}]", mask, shape, "bool", letters, "a mask")
             return None, masks
-        if seed is None or not self.dropout or not between:
+        if seed is None or not self._masks:
             return None, None
         return two_words(backend.xp, seed, "seed", getattr(x, "device", None)), None
+
+    def _mask_form(self, name: str, x: Any) -> tuple[tuple[int | None, ...], str]:
+        """The shape of a mask, and its letters."""
+        out, deep = len(self._plan.layers[0]) * self._sizes[0], self._masks[name][1]
+        kind = name.partition("_l")[0]
+        size, letter, members = {
+            "dropout": (out, "D*P", True),
+            "output_dropout": (out, "D*P", True),
+            "input_dropout": (self.input_size, "I", len(x.shape) == 4) if name.endswith("_l0") else (out, "D*P", True),
+        }.get(kind) or (self._sizes[self.cell.states.index(kind[-1]) if kind.startswith("zoneout") else 0], "H", True)
+        one = len(x.shape) == 2
+        steps, batch = (x.shape[0], None) if one else x.shape[-3:-1][:: -1 if self.batch_first else 1]
+        if deep:
+            return self._form(steps, batch, size, letter, one, members)
+        lead = self._members if members else ()
+        shape = (*lead, *(() if one else (batch,)), size)
+        return shape, f"({'E, ' if lead else ''}{'' if one else 'N, '}{letter})"
 
 
 def _split_state(name: str, state: Any, parts: tuple[str, ...]) -> tuple:

@@ -142,7 +142,7 @@ def _run(static: tuple[Textbook, Backend], parameters: dict, x: Any, state: tupl
     kind, backend = static
     xp = backend.xp
     core = kind.to_core(xp, parameters)
-    a, end, tape = recurrence.forward(backend, kind.cell, core, x, state)
+    a, end, tape = recurrence.forward(backend, recurrence.Options(kind.cell), core, x, state)
     residual = tape.residuals
     states: tuple = (a,)
     if len(state) > 1:  # c_t is the c_prev of step t + 1
@@ -167,9 +167,9 @@ def _back(
         extra = {f"d{W}": xp.tensordot(dz, a, axes=((0, 2), (0, 2))), f"d{b}": xp.sum(dz, axis=(0, 2))[:, None]}
         da = parameters[W].mT @ dz
         above = (da if above[0] is None else above[0] + da, *above[1:])
-    tape = recurrence.Tape(x, None, residual)
+    tape = recurrence.Tape(x, recurrence.QUIET, residual)
     end = tuple(xp.zeros_like(residual.h_prev[0, ...]) for _ in kind.cell.states)
-    grads, dx, start = recurrence.backward(backend, kind.cell, core, tape, above, end)
+    grads, dx, start = recurrence.backward(backend, recurrence.Options(kind.cell), core, tape, above, end)
     return kind.from_core(xp, grads) | extra, dx, start
 
 

@@ -5,9 +5,20 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field
 
-from ._door import check_flag, check_size
+from ._door import check_flag, check_number, check_size
 from ._recurrent import LayerTape, Recurrent
-from .cells import Cell, GRUCell, GRUResetBeforeCell, LSTMCell, ProjectedLSTMCell, RNNCell
+from .activations import activation
+from .cells import (
+    Cell,
+    GRUCell,
+    GRUResetBeforeCell,
+    GRUVariantCell,
+    LSTMCell,
+    LSTMVariantCell,
+    ProjectedLSTMCell,
+    RNNCell,
+    RNNVariantCell,
+)
 from .cells.rnn import PHI
 
 __all__ = ["GRU", "LSTM", "RNN", "LayerTape", "Recurrent"]
@@ -60,17 +71,20 @@ class RNN(Recurrent):
     ((7, 2, 5), (1, 2, 5))
     """
 
-    nonlinearity: str = field(default="tanh", kw_only=True)
+    nonlinearity: str | tuple = field(default="tanh", kw_only=True)
+    clip: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        activation(self.nonlinearity, "nonlinearity")
+        _check_limit("clip", self.clip)
         super().__post_init__()
-        if not isinstance(self.nonlinearity, str) or self.nonlinearity not in PHI:
-            raise ValueError(f"nonlinearity={self.nonlinearity!r}; expected one of {', '.join(map(repr, PHI))}")
 
     @functools.cached_property
     def cell(self) -> Cell:
         """`polyrnn/cells/rnn.py`."""
-        return RNNCell(self.nonlinearity)
+        if self.clip is None and isinstance(self.nonlinearity, str) and self.nonlinearity in PHI:
+            return RNNCell(self.nonlinearity)
+        return RNNVariantCell(activation(self.nonlinearity), self.clip)
 
 
 @dataclass(frozen=True)
@@ -121,10 +135,35 @@ class LSTM(Recurrent):
     ((7, 2, 3), (20, 3))
     """
 
+    peephole: bool = field(default=False, kw_only=True)
+    coupled: bool = field(default=False, kw_only=True)
+    clip: float | None = field(default=None, kw_only=True)
+    cell_clip: float | None = field(default=None, kw_only=True)
+    layer_norm: bool = field(default=False, kw_only=True)
+    activations: tuple | None = field(default=None, kw_only=True)
+    zoneout_c: float = field(default=0.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        for name in ("peephole", "coupled", "layer_norm"):
+            check_flag(name, getattr(self, name))
+        _check_limit("clip", self.clip)
+        _check_limit("cell_clip", self.cell_clip)
+        _check_activations(self.activations, "fgoh" if self.coupled else "ifgoh")
+        super().__post_init__()
+
+    @property
+    def _zoneouts(self) -> tuple[str, ...]:
+        return "zoneout_h", "zoneout_c"
+
     @functools.cached_property
     def cell(self) -> Cell:
-        """`polyrnn/cells/lstm.py`."""
-        return ProjectedLSTMCell(self.proj_size) if self.proj_size else LSTMCell()
+        """`polyrnn/cells/lstm.py`, or with one of the parts that are added there `lstm_variant.py`."""
+        options = (self.peephole, self.coupled, self.clip, self.cell_clip, self.layer_norm)
+        if self.activations is None and not any(option not in (False, None) for option in options):
+            return ProjectedLSTMCell(self.proj_size) if self.proj_size else LSTMCell()
+        given = self.activations or ("sigmoid", "sigmoid", "tanh", "sigmoid", "tanh")[self.coupled :]
+        found = tuple([activation(spec) for spec in given])
+        return LSTMVariantCell(*options, found[:1] * self.coupled + found, self.proj_size)
 
     def _check_projection(self) -> None:
         check_size("proj_size", self.proj_size, least=0)
@@ -180,12 +219,38 @@ class GRU(Recurrent):
     """
 
     reset_after: bool = field(default=True, kw_only=True)
+    clip: float | None = field(default=None, kw_only=True)
+    layer_norm: bool = field(default=False, kw_only=True)
+    activations: tuple | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_flag("reset_after", self.reset_after)
+        check_flag("layer_norm", self.layer_norm)
+        _check_limit("clip", self.clip)
+        _check_activations(self.activations, "rzn")
+        super().__post_init__()
 
     @functools.cached_property
     def cell(self) -> Cell:
-        """`polyrnn/cells/gru.py`."""
-        return GRUCell() if self.reset_after else GRUResetBeforeCell()
+        """`polyrnn/cells/gru.py`, or with one of the parts that are added there `gru_variant.py`."""
+        if self.clip is None and not self.layer_norm and self.activations is None:
+            return GRUCell() if self.reset_after else GRUResetBeforeCell()
+        found = tuple([activation(spec) for spec in self.activations or ("sigmoid", "sigmoid", "tanh")])
+        return GRUVariantCell(self.reset_after, self.clip, self.layer_norm, found)
+
+
+def _check_limit(name: str, value: float | None) -> None:
+    if value is not None:
+        check_number(name, value, positive=True, also=", or None")
+
+
+def _check_activations(activations: tuple | None, gates: str) -> None:
+    """None, or as many activations as there are letters."""
+    if activations is None:
+        return
+    if not isinstance(activations, tuple) or len(activations) != len(gates):
+        raise ValueError(
+            f"activations={activations!r}: expected None or a tuple of {len(gates)}, for {' '.join(gates)} each one"
+        )
+    for gate, spec in zip(gates, activations, strict=True):
+        activation(spec, f"activations, {gate}")

@@ -100,7 +100,9 @@ def fold(xp: Any, seed: Any, data: Any, device: Any = None) -> Array:
     return xp.concat(threefry(xp, key, (data[0:1], data[1:2])))
 
 
-def keep_mask(xp: Any, key: Array, shape: tuple[int, ...], rate: float, device: Any = None) -> Array:
+def keep_mask(
+    xp: Any, key: Array, shape: tuple[int, ...], rate: float, device: Any = None, numbers: Array | None = None
+) -> Array:
     """A boolean mask, True (kept) with probability 1 - rate.
 
     Element (t, j), `j` counting through the axes after the first, takes word j % 2 of counter (t, j // 2): a
@@ -116,6 +118,8 @@ def keep_mask(xp: Any, key: Array, shape: tuple[int, ...], rate: float, device: 
     rate : float
         The probability of False, 0 <= rate <= 1.
     device : object, optional
+    numbers : array, int32, shape (shape[0],), optional
+        The numbers t of the rows, by default 0, 1, ...: so a part of a mask, or one in another order, can be had.
 
     Returns
     -------
@@ -137,7 +141,8 @@ def keep_mask(xp: Any, key: Array, shape: tuple[int, ...], rate: float, device: 
     if not 0 <= rate <= 1:
         raise ValueError(f"rate={rate!r}: expected a probability, 0 <= rate <= 1")
     rows, rest = (shape[0], prod(shape[1:])) if shape else (1, 1)
-    row = xp.reshape(xp.arange(rows, dtype=xp.int32, device=device), (rows, 1))
+    numbers = xp.arange(rows, dtype=xp.int32, device=device) if numbers is None else numbers
+    row = xp.reshape(numbers, (rows, 1))
     pair = xp.reshape(xp.arange((rest + 1) // 2, dtype=xp.int32, device=device), (1, (rest + 1) // 2))
     # Integers are compared: scaled to floats, the last bits would differ between compilers.
     dropped = round(rate * 2**32)  # of the 2^32 words, the smallest so many

@@ -1,8 +1,8 @@
-"""Recurrences one above the other and in both directions of time, with dropout between the layers.
+"""Recurrences one above the other and in both directions of time, with all kinds of dropout.
 
 Arrays have columns as examples, as in `polyrnn.recurrence`: x (T, I, N), y (T, D*P, N), where P rows are what one
-direction puts out and D is the number of directions; states stand one after the other, (L*D, P, N), those of layer l
-and direction d at l*D + d. valid is (T, 1, N).
+direction puts out and D is the number of directions; each recurrence has its own states (P, N). valid is (T, 1, N).
+An ensemble has its axis E behind T in sequences, and in front of all others; a sequence that they share has 1 there.
 
 A reverse direction is the recurrence over flipped sequences. Where a sequence ends early its flipped steps come late,
 and since a state stands still where not valid, the direction starts at the last valid step by itself.
@@ -15,29 +15,82 @@ from typing import Any, NamedTuple
 
 from . import recurrence
 from .backends import Backend
-from .cells import Cell
+from .masks import fold, keep_mask
 
 
 class Direction(NamedTuple):
-    """One recurrence of the stack: its parameters' names by the cell's own, and which way it runs."""
+    """One recurrence of the stack: its parameters' names by the cell's own, its suffix, and which way it runs."""
 
     names: dict[str, str]
+    suffix: str
     reverse: bool
 
 
 class Plan(NamedTuple):
     """What a stack is made of."""
 
-    cell: Cell
+    options: recurrence.Options
     layers: tuple[tuple[Direction, ...], ...]
-    dropout: float
+    dropout: float = 0.0  # between the layers, a mask for each step
+    input_dropout: float = 0.0  # these have one mask for all steps
+    recurrent_dropout: float = 0.0
+    output_dropout: float = 0.0
 
 
 class Tape(NamedTuple):
-    """What `forward` leaves for `backward`: the tapes of the recurrences, and the masks between the layers."""
+    """What `forward` leaves for `backward`: the tapes of the recurrences, and where the dropouts' masks come from."""
 
     recurrences: tuple[recurrence.Tape, ...]
-    masks: tuple[Any, ...]
+    between: tuple[Any, ...]  # of the layers but the last: a mask (T, D*P, N), or the key (2,) to draw it from
+    inputs: tuple[Any, ...]  # of the layers: 0 or 1 / (1 - rate), (I, N)
+    output: Any  # the same, (D*P, N)
+
+
+def masks(plan: Plan) -> dict[str, tuple[float, bool]]:
+    """The names of the masks that a stack has, with their rates and whether each time step has a mask of its own."""
+    found: dict[str, tuple[float, bool]] = {}
+    states, last = plan.options.cell.states, len(plan.layers) - 1
+    for k, directions in enumerate(plan.layers):
+        found[f"dropout_l{k}"] = (plan.dropout if k < last else 0.0, True)
+        found[f"input_dropout_l{k}"] = (plan.input_dropout, False)
+        for direction in directions:
+            found["recurrent_dropout" + direction.suffix] = (plan.recurrent_dropout, False)
+            for name, rate in zip(states, plan.options.zoneout or (0.0,) * len(states), strict=True):
+                found[f"zoneout_{name}{direction.suffix}"] = (rate, True)
+    found["output_dropout"] = (plan.output_dropout, False)
+    return {name: entry for name, entry in found.items() if entry[0]}
+
+
+class _Source:
+    """Where masks come from: a dict of them, in the core's layout, or a key."""
+
+    def __init__(self, xp: Any, plan: Plan, given: dict | None, key: Any, device: Any) -> None:
+        self.xp, self.given, self.key, self.device = xp, given, key, device
+        self.rates = masks(plan)
+
+    def own_key(self, kind: int, number: int) -> Any:
+        key = fold(self.xp, self.key, number, self.device)  # of dropout between layers: kind 0
+        return fold(self.xp, key, kind, self.device) if kind else key
+
+    def absent(self, name: str) -> bool:
+        return name not in self.rates or (self.given is None and self.key is None)
+
+    def by_step(self, name: str, kind: int, number: int) -> tuple[Any, Any]:
+        """A mask, or a key to draw it from."""
+        if self.absent(name):
+            return None, None
+        return (self.given[name], None) if self.given is not None else (None, self.own_key(kind, number))
+
+    def factor(self, name: str, kind: int, number: int, shape: tuple[int, ...], dtype: Any) -> Any:
+        """0 or 1 / (1 - rate), of the transpose of that shape (..., N, H)."""
+        if self.absent(name):
+            return None
+        rate = self.rates[name][0]
+        if self.given is not None:
+            mask = self.given[name]
+        else:
+            mask = keep_mask(self.xp, self.own_key(kind, number), (1, *shape), rate, self.device)[0, ...].mT
+        return self.xp.astype(mask, dtype) * (1 / (1 - rate))
 
 
 def forward(
@@ -46,65 +99,99 @@ def forward(
     params: dict,
     x: Any,
     states: Sequence[tuple],
-    valid: Any,
-    masks: tuple,
-    keep: bool,
+    valid: Any = None,
+    given: dict | None = None,
+    key: Any = None,
+    keep: bool = True,
 ) -> tuple[Any, list[tuple], Tape | None]:
     """-> y, the final states of each recurrence, and the tape if `keep`.
 
-    `states` holds the initial states of each recurrence; `masks` an array (T, D*P, N) or None for every layer but the
-    last, True where an output of that layer goes on to the next.
+    `states` holds the initial states of each recurrence. `given` holds the masks by the names that `masks` tells, True
+    where an output goes on, an operand is seen or a state moves; else they are drawn from `key`, else there are none.
     """
-    xp = backend.xp
+    xp, cell = backend.xp, plan.options.cell
+    device = getattr(x, "device", None)
+    source = _Source(xp, plan, given, key, device)
     ends: list[tuple] = []
     tapes: list[recurrence.Tape] = []
+    between: list[Any] = []
+    inputs: list[Any] = []
     for k, directions in enumerate(plan.layers):
         if k:
-            x = _drop(xp, masks[k - 1], x, plan.dropout)
+            mask, drawn = source.by_step(f"dropout_l{k - 1}", 0, k - 1)
+            if drawn is not None and not plan.options.remat:  # else drawn again in blocks, to save memory
+                shape = x.mT.shape
+                mask = keep_mask(xp, drawn, shape, plan.dropout, device).mT
+            between.append(drawn if mask is None else mask)
+            x = _drop(backend, between[-1], x, plan.dropout)
+        inputs.append(source.factor(f"input_dropout_l{k}", 1, k, x.mT.shape[1:], x.dtype))
+        x = x if inputs[-1] is None else x * inputs[-1]
         outputs = []
         for direction in directions:
-            own, start = _own(direction, params), states[len(ends)]
-            if direction.reverse:
-                turned, still = _flip(xp, x), _flip(xp, valid)
-                y, end, tape = recurrence.forward(backend, plan.cell, own, turned, start, still, keep)
-                y = _flip(xp, y)
-            else:
-                y, end, tape = recurrence.forward(backend, plan.cell, own, x, start, valid, keep)
-            outputs.append(y)
+            own, start, number = _own(direction, params), states[len(ends)], len(ends)
+            drawn_moves = [
+                source.by_step(f"zoneout_{name}{direction.suffix}", 3 + m, number) for m, name in enumerate(cell.states)
+            ]
+            moves, keys = zip(*drawn_moves, strict=True)
+            steps = None
+            if any(own_key is not None for own_key in keys):
+                steps = xp.arange(x.shape[0], dtype=xp.int32, device=device)
+            noise = recurrence.Noise(
+                valid,
+                source.factor(f"recurrent_dropout{direction.suffix}", 2, number, start[0].mT.shape, x.dtype),
+                moves if any(mask is not None for mask in moves) else (),
+                keys if steps is not None else (),
+                steps,
+            )
+            turn = _flip if direction.reverse else _as_it_is
+            noise = noise._replace(
+                valid=turn(xp, valid), moves=tuple(turn(xp, mask) for mask in noise.moves), steps=turn(xp, steps)
+            )
+            y, end, tape = recurrence.forward(backend, plan.options, own, turn(xp, x), start, noise, keep)
+            outputs.append(turn(xp, y))
             ends.append(end)
             tapes.append(tape)
         # Joined as the door has them, (T, N, D*P): on NumPy that is how they lie in memory.
-        x = outputs[0] if len(outputs) == 1 else xp.concat([y.mT for y in outputs], axis=2).mT
-    return x, ends, Tape(tuple(tapes), masks) if keep else None
+        x = outputs[0] if len(outputs) == 1 else xp.concat([y.mT for y in outputs], axis=-1).mT
+    output = source.factor("output_dropout", 1, len(plan.layers), x.mT.shape[1:], x.dtype)
+    x = x if output is None else x * output
+    return x, ends, Tape(tuple(tapes), tuple(between), tuple(inputs), output) if keep else None
 
 
 def backward(
-    backend: Backend, plan: Plan, params: dict, tape: Tape, dy: Any, dstates: Sequence[tuple]
+    backend: Backend,
+    plan: Plan,
+    params: dict,
+    tape: Tape,
+    dy: Any,
+    dstates: Sequence[tuple],
+    each: bool = False,
 ) -> tuple[dict, Any, list[tuple]]:
-    """-> the gradients of the parameters, of x, and of the initial states of each recurrence."""
+    """-> the gradients of the parameters, with `each` those of each example; of x; of each initial state."""
     xp = backend.xp
     grads: dict[str, Any] = {}
     starts: list[Any] = [None] * len(tape.recurrences)
     at = len(starts)
+    dy = dy if dy is None or tape.output is None else dy * tape.output
     for k in reversed(range(len(plan.layers))):
         directions = plan.layers[k]
         at -= len(directions)
         rows = 0
         dx = None
         for d, direction in enumerate(directions, at):
-            own = _own(direction, params)
+            own, turn = _own(direction, params), _flip if direction.reverse else _as_it_is
             end = dstates[d]
-            size = end[0].shape[0]
-            above = None if dy is None else dy[:, rows : rows + size, :]
+            size = end[0].shape[-2]
+            above = None if dy is None else turn(xp, dy[..., rows : rows + size, :])
             rows += size
-            above = _flip(xp, above) if direction.reverse else above
+            uppers = (above,) + (None,) * (len(end) - 1)
             given, dx_d, starts[d] = recurrence.backward(
-                backend, plan.cell, own, tape.recurrences[d], (above,) + (None,) * (len(end) - 1), end
+                backend, plan.options, own, tape.recurrences[d], uppers, end, each
             )
             grads |= {direction.names[inside]: gradient for inside, gradient in given.items()}
-            dx_d = _flip(xp, dx_d) if direction.reverse else dx_d
-            dx = dx_d if dx is None else dx + dx_d
-        dy = _drop(xp, tape.masks[k - 1], dx, plan.dropout) if k else dx
+            dx = turn(xp, dx_d) if dx is None else dx + turn(xp, dx_d)
+        dx = dx if tape.inputs[k] is None else dx * tape.inputs[k]
+        dy = _drop(backend, tape.between[k - 1], dx, plan.dropout) if k else dx
     return grads, dy, starts
 
 
@@ -116,5 +203,22 @@ def _flip(xp: Any, sequence: Any) -> Any:
     return None if sequence is None else xp.flip(sequence, axis=0)
 
 
-def _drop(xp: Any, mask: Any, x: Any, rate: float) -> Any:
-    return x if mask is None else xp.where(mask, x * (1 / (1 - rate)), xp.zeros_like(x))
+def _as_it_is(xp: Any, sequence: Any) -> Any:
+    return sequence
+
+
+def _drop(backend: Backend, mask: Any, x: Any, rate: float) -> Any:
+    """Drop what the mask says, or the mask that a key gives: its own derivative, since it is linear."""
+    xp = backend.xp
+    if mask is None:
+        return x
+    if mask.ndim > 1:
+        return xp.where(mask, x * (1 / (1 - rate)), xp.zeros_like(x))
+
+    def block(carry: None, block: tuple) -> tuple[None, Any]:
+        x, steps = block
+        drawn = keep_mask(xp, mask, x.mT.shape, rate, getattr(x, "device", None), steps).mT
+        return None, xp.where(drawn, x * (1 / (1 - rate)), xp.zeros_like(x))
+
+    steps = xp.arange(x.shape[0], dtype=xp.int32, device=getattr(x, "device", None))
+    return backend.scan_blocks(block, None, (x, steps), recurrence.steps_per_block(x.shape[-1]))[1]

@@ -155,7 +155,13 @@ def through_the_core(c: Case, point: dict) -> tuple[Any, tuple]:
     valid = None if c.lengths is None else ~c.padding()[:, None, :]
     with pr.use_kernels(False):
         y, state, _ = recurrence.forward(
-            backend, cell, params, x, tuple(point[s][0].T for s in cell.states), valid, keep=False
+            backend,
+            recurrence.Options(cell),
+            params,
+            x,
+            tuple(point[s][0].T for s in cell.states),
+            recurrence.Noise(valid),
+            keep=False,
         )
     return np.transpose(y, (0, 2, 1)), tuple(s.T[None] for s in state)
 

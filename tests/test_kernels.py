@@ -113,9 +113,9 @@ def test_tapes_are_interchangeable(name, kind, lengths, used):
 
 def still_running(tape: Any) -> Any:
     """The cell's residuals, and zero where a sequence has ended: what stands there is never used."""
-    if tape.valid is None:
+    if tape.noise.valid is None:
         return tape.residuals
-    return tree_map(lambda a: np.where(tape.valid, a, 0.0), tape.residuals.cell)
+    return tree_map(lambda a: np.where(tape.noise.valid, a, 0.0), tape.residuals.cell)
 
 
 # ---- the switch ------------------------------------------------------------------------------------------------

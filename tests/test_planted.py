@@ -50,13 +50,14 @@ LSTM = ("lstm", "cells/lstm.py", "class LSTMCell")
 GRU = ("gru", "cells/gru.py", "class GRUCell")
 BEFORE = ("gru_before", "cells/gru.py", "class GRUResetBeforeCell")
 CELL = ("cells", "cells/_cell.py", "class Cell")
-MASKED = ("masked", "cells/_cell.py", "class Masked(Cell)")
+MASKED = ("masked", "cells/_cell.py", "class Held(Wrapped)")
 ACTIVATIONS = ("cells", "activations.py", "import")
-FORWARD = ("blocks", "recurrence.py", "def forward")
-BACKWARD = ("blocks", "recurrence.py", "def backward")
+FORWARD = ("blocks", "recurrence.py", "class _Reference")
+BACKWARD = ("blocks", "recurrence.py", "def moves")
 LAYERS = ("layers", "_pure.py", "def over_time")
 DEEP = ("stack", "_pure.py", "def inward")
-MASKS = ("drop_rate", "_pure.py", "def between_layers")
+MASKS = ("drop_rate", "stack.py", "class _Source")
+SOURCE = ("stack", "stack.py", "class _Source")
 LEARNED = ("learned", "_pure.py", "def backward")
 STACK = ("stack", "stack.py", "def forward")
 STACK_BACK = ("stack", "stack.py", "def backward")
@@ -78,7 +79,7 @@ TEXTBOOK = ("textbook", "_textbook.py", "class Textbook")
 
 TABLE = [
     # -- cells: forward
-    Plant(*RNN, 'params["weight_hh"] @ h_prev', 'params["weight_hh"].mT @ h_prev'),
+    Plant(*RNN, 'params["weight_hh"] @ self', 'params["weight_hh"].mT @ self'),
     Plant(*RNN, "h = phi(xp, z)", "h = phi(xp, pre)"),
     Plant(*RNN, "Residual(h_prev, h)", "Residual(h, h)"),
     Plant(*LSTM, "z_i, z_f, z_g, z_o = blocks(z, 4)", "z_i, z_f, z_o, z_g = blocks(z, 4)"),
@@ -90,14 +91,14 @@ TABLE = [
     Plant(*LSTM, "return (h, c), Residual(h_prev", "return (h, c), Residual(h"),
     Plant(*LSTM, "Residual(h_prev, c_prev", "Residual(h_prev, c"),
     Plant(*GRU, 'return params.get("bias_ih")', "return Cell.projected_bias(self, xp, params)"),
-    Plant(*GRU, 'q = q + params["bias_hh"][:, None] if "bias_hh" in params else q', "q = q + 0"),
+    Plant(*GRU, 'q = q + params["bias_hh"][..., None] if "bias_hh" in params else q', "q = q + 0"),
     Plant(*GRU, "p_r, p_z, p_n = blocks(pre, 3)", "p_z, p_r, p_n = blocks(pre, 3)"),
     Plant(*GRU, "n = tanh(xp, p_n + r * q_n)", "n = tanh(xp, r * (p_n + q_n))"),
     Plant(*GRU, "h = (1 - z) * n + z * h_prev", "h = z * n + (1 - z) * h_prev"),
     Plant(*GRU, "Residual(h_prev, r, z, n, q_n)", "Residual(h_prev, z, r, n, q_n)"),
-    Plant(*BEFORE, "v = r * h_prev", "v = h_prev"),
+    Plant(*BEFORE, "v = r * h\n", "v = h\n"),
     Plant(*BEFORE, "n = tanh(xp, p_n + U_n @ v)", "n = tanh(xp, p_n + r * (U_n @ h_prev))"),
-    Plant(*BEFORE, "h = (1 - z) * n + z * h_prev", "h = n + z * h_prev"),
+    Plant(*BEFORE, "new = (1 - z) * n + z * h_prev", "new = n + z * h_prev"),
     Plant(*BEFORE, "return Cell.projected_bias(self, xp, params)", 'return params.get("bias_ih")'),
     Plant(*BEFORE, "Residual(h_prev, r, z, n, v)", "Residual(h_prev, r, z, n, h_prev)"),
     # -- cells: backward, line by line
@@ -146,34 +147,42 @@ TABLE = [
     Plant(*BEFORE, "da_n = dh * (1 - z)", "da_n = dh"),
     Plant(*BEFORE, "* tanh_derivative(xp, n)", ""),
     Plant(*BEFORE, "dv = U_n.mT @ da_n", "dv = U_n @ da_n"),
-    Plant(*BEFORE, "dr = dv * h_prev", "dr = da_n * h_prev"),
+    Plant(*BEFORE, "dr = dv * self.dropped(xp, h_prev)", "dr = da_n * self.dropped(xp, h_prev)"),
     Plant(*BEFORE, "dr * sigmoid_derivative(xp, r)", "dr * r"),
     Plant(*BEFORE, "dz * sigmoid_derivative(xp, z)", "dz * sigmoid_derivative(xp, r)"),
     Plant(*BEFORE, "xp.concat((dp_rz, da_n)", "xp.concat((dp_rz, dv)"),
-    Plant(*BEFORE, "dh * z + dv * r", "dh * z + dv"),
-    Plant(*BEFORE, "dh * z + dv * r", "dh * z"),
-    Plant(*BEFORE, "dh * z + dv * r", "dv * r"),
+    Plant(*BEFORE, "self.dropped(xp, dv * r + ", "self.dropped(xp, dv + "),
+    Plant(*BEFORE, "self.dropped(xp, dv * r + ", "self.dropped(xp, "),
+    Plant(*BEFORE, "dh_prev = dh * z + ", "dh_prev = "),
     Plant(*BEFORE, " + U_rz.mT @ dp_rz", ""),
     Plant(*BEFORE, "over_steps(xp, dq_n, residuals.operand)", "over_steps(xp, dq_n, residuals.h_prev)"),
-    Plant(*BEFORE, "over_steps(xp, dq_rz, residuals.h_prev)", "over_steps(xp, dq_rz, residuals.operand)"),
-    Plant(*BEFORE, "dq_rz = xp.concat((dq_r, dq_z)", "dq_rz = xp.concat((dq_z, dq_r)"),
+    Plant(*BEFORE, "over_steps(xp, dq_rz, h)", "over_steps(xp, dq_rz, residuals.operand)"),
+    Plant(*BEFORE, "xp.concat((over_steps(xp, dq_rz, h), over", "xp.concat((0 * over_steps(xp, dq_rz, h), over"),
     # -- what the cells share
-    Plant(*CELL, "z = W @ columns", "z = W @ columns * 1.001"),
-    Plant(*CELL, "z = z if b is None else z + b[:, None]", "z = z + 0"),
+    Plant(*CELL, 'params["weight_ih"] @ columns(xp, x)', 'params["weight_ih"] @ columns(xp, x) * 1.001'),
+    Plant(*CELL, "z if b is None else z + b[..., None]", "z"),
     Plant(*CELL, 'params["bias_ih"] + params["bias_hh"]', 'params["bias_ih"]'),
-    Plant(*CELL, "dx = W.mT @", "dx = -W.mT @"),
+    Plant(*CELL, 'params["weight_ih"].mT @', '-params["weight_ih"].mT @'),
     Plant(*CELL, "over_steps(xp, dpre, x)", "over_steps(xp, drec, x)"),
     Plant(*CELL, "over_steps(xp, dpre, x)", "0 * over_steps(xp, dpre, x)"),
-    Plant(*CELL, "db_ih = xp.sum(dpre", "db_ih = 2 * xp.sum(dpre"),
-    Plant(*CELL, "db_hh = db_ih if drec is dpre else xp.sum(drec, axis=(0, 2))", "db_hh = db_ih"),
-    Plant(*CELL, "over_steps(xp, drec, residuals.h_prev)", "over_steps(xp, drec[1:, ...], residuals.h_prev[:-1, ...])"),
-    Plant(*CELL, "over_steps(xp, drec, residuals.h_prev)", "over_steps(xp, drec[:-1, ...], residuals.h_prev[1:, ...])"),
+    Plant(*CELL, "db_ih = over_steps_and_examples(", "db_ih = 2 * over_steps_and_examples("),
+    Plant(*CELL, "db_hh = db_ih if drec is dpre else over_steps_and_examples(xp, drec)", "db_hh = db_ih"),
+    Plant(
+        *CELL,
+        "over_steps(xp, drec, self.dropped(xp, residuals.h_prev))",
+        "over_steps(xp, drec[1:, ...], residuals.h_prev[:-1, ...])",
+    ),
+    Plant(
+        *CELL,
+        "over_steps(xp, drec, self.dropped(xp, residuals.h_prev))",
+        "over_steps(xp, drec[:-1, ...], residuals.h_prev[1:, ...])",
+    ),
     # -- sequences that have ended
-    Plant(*MASKED, "state = tuple(xp.where(valid, a, b) for", "state = tuple(a for"),
-    Plant(*MASKED, "state = tuple(xp.where(valid, a, b)", "state = tuple(xp.where(valid, a, xp.zeros_like(b))"),
-    Plant(*MASKED, "inside = tuple(xp.where(valid, d, xp.zeros_like(d)) for d in dstate)", "inside = dstate"),
-    Plant(*MASKED, "tuple(xp.where(valid, a, b) for a, b in zip(before, dstate, strict=True))", "before"),
-    Plant(*MASKED, "return dpre, drec, tuple(xp.where(valid, a, b)", "return dpre, drec, tuple(a + b"),
+    Plant(*MASKED, "state = tuple(_where(xp, m, a, b) for", "state = tuple(a for"),
+    Plant(*MASKED, "state = tuple(_where(xp, m, a, b)", "state = tuple(_where(xp, m, a, 0 * b)"),
+    Plant(*MASKED, "inside = tuple(_where(xp, m, d, zero) for m, d, zero in pairs)", "inside = dstate"),
+    Plant(*MASKED, "tuple(a + b for a, b in zip(before, past, strict=True))", "before"),
+    Plant(*MASKED, "past = tuple(_where(xp, m, zero, d) for", "past = tuple(d for"),
     # -- activations and their derivatives
     Plant(*ACTIVATIONS, "return 1 - a * a", "return 1 - a"),
     Plant(*ACTIVATIONS, "return s * (1 - s)", "return s * (1 + s)"),
@@ -181,41 +190,41 @@ TABLE = [
     Plant(*ACTIVATIONS, "return xp.where(x > 0, x, xp.zeros_like(x))", "return xp.where(x > 0, x, 0.01 * x)"),
     Plant(*ACTIVATIONS, "return xp.tanh(x * 0.5) * 0.5 + 0.5", "return xp.clip(x * 0.25 + 0.5, 0, 1)"),
     # -- the recurrence, over blocks of steps
-    Plant(*FORWARD, "y = xp.where(valid, y, xp.zeros_like(y))", "y = y + 0"),
+    Plant(*FORWARD, "y if valid is None else xp.where(valid, y, xp.zeros_like(y))", "y"),
     Plant(*FORWARD, "state, (y, residuals) = backend.scan_blocks", "_, (y, residuals) = backend.scan_blocks"),
     Plant(*BACKWARD, "d + above for", "above for"),
     Plant(*BACKWARD, "d if above is None else d + above", "d"),
     Plant(*BACKWARD, "(residuals, dy), reverse=True)", "(residuals, dy))"),
     Plant(*BACKWARD, "total + grads[name]", "grads[name]"),
-    Plant(*BACKWARD, "drec = dpre if drec is None else drec", "drec = dpre"),
+    Plant(*BACKWARD, "dpre if drec is None else drec", "dpre"),
     Plant(*BACKWARD, "dstate, (dpre, drec) = backend.scan", "_, (dpre, drec) = backend.scan"),
-    Plant(*BACKWARD, "(inputs, residuals, dy), size, reverse=True)", "(inputs, residuals, dy), size)"),
+    Plant(*BACKWARD, "(x, residuals, dy), size, reverse=True)", "(x, residuals, dy), size)"),
     # -- the layers' doors
     Plant(*LAYERS, "inner = clean(xp, valid, inward(layer, xp, x))", "inner = inward(layer, xp, x)"),
-    Plant(*LAYERS, "else clean(xp, valid, inward(layer, xp, dy))", "else inward(layer, xp, dy)"),
-    Plant(*LAYERS, "part[None, ...] for part in states[0]", "part[None, ...] for part in reversed(states[0])"),
+    Plant(*LAYERS, "else clean(xp, noise.valid, inward(layer, xp, dy))", "else inward(layer, xp, dy)"),
+    Plant(*LAYERS, "for part in states[0]]", "for part in reversed(states[0])]"),
     Plant(*LAYERS, "return list(zip(*found, strict=True))", "return list(zip(*found[::-1], strict=True))"),
     Plant(*DEEP, "xp.permute_dims(x, (1, 2, 0)) if", "xp.permute_dims(x, (1, 2, 0))[::-1, ...] if"),
     Plant(*DEEP, "found.append([part[k, ...].mT for k in each])", "found.append([part[0, ...].mT for k in each])"),
-    Plant(*DEEP, "xp.stack(each) for each in zip(*states", "xp.stack(each[::-1]) for each in zip(*states"),
-    Plant(*DEEP, 'masks[f"dropout_l{k}"]) for k', 'masks["dropout_l0"]) for k'),
-    Plant(*LEARNED, "xp.sum(start[m], axis=1) if given", "xp.mean(start[m], axis=1) if given"),
+    Plant(*DEEP, "xp.stack(each, axis=axis) for", "xp.stack(each[::-1], axis=axis) for"),
+    Plant(*SOURCE, "return (self.given[name], None)", 'return (self.given["dropout_l0"], None)'),
+    Plant(*LEARNED, "xp.sum(of_each, axis=0)", "xp.mean(of_each, axis=0)"),
     Plant(*LEARNED, "for name, start in zip(names, starts", "for name, start in zip(names, starts[::-1]"),
-    Plant(*MASKS, "fold(xp, key, k, device)", "fold(xp, key, 0, device)"),
+    Plant(*MASKS, "fold(self.xp, self.key, number, self.device)", "fold(self.xp, self.key, 0, self.device)"),
     # -- depth, directions, dropout between layers
-    Plant(*STACK, "masks[k - 1], x, plan.dropout", "None, x, plan.dropout"),
+    Plant(*STACK, "x = _drop(backend, between[-1], x, plan.dropout)", "pass"),
     Plant(*STACK, "states[len(ends)]", "states[0]"),
-    Plant(*STACK, "turned, still = _flip(xp, x), _flip(xp, valid)", "turned, still = _flip(xp, x), valid"),
-    Plant(*STACK, "turned, still = _flip(xp, x), _flip(xp, valid)", "turned, still = x, _flip(xp, valid)"),
-    Plant(*STACK, "                y = _flip(xp, y)\n", ""),
-    Plant(*STACK, "xp.concat([y.mT for y in outputs], axis=2)", "xp.concat([y.mT for y in outputs[::-1]], axis=2)"),
+    Plant(*STACK, "valid=turn(xp, valid)", "valid=valid"),
+    Plant(*STACK, "own, turn(xp, x), start", "own, x, start"),
+    Plant(*STACK, "outputs.append(turn(xp, y))", "outputs.append(y)"),
+    Plant(*STACK, "[y.mT for y in outputs]", "[y.mT for y in outputs[::-1]]"),
     Plant(*STACK_BACK, "end = dstates[d]", "end = dstates[0]"),
-    Plant(*STACK_BACK, "dy[:, rows : rows + size, :]", "dy[:, :size, :]"),
-    Plant(*STACK_BACK, "above = _flip(xp, above) if direction.reverse else above", "pass"),
-    Plant(*STACK_BACK, "dx_d = _flip(xp, dx_d) if direction.reverse else dx_d", "pass"),
-    Plant(*STACK_BACK, "dx_d if dx is None else dx + dx_d", "dx_d"),
-    Plant(*STACK_BACK, "_drop(xp, tape.masks[k - 1], dx, plan.dropout) if k else dx", "dx"),
-    Plant(*STACK_BACK, "tape.masks[k - 1], dx", "tape.masks[0], dx"),
+    Plant(*STACK_BACK, "dy[..., rows : rows + size, :]", "dy[..., :size, :]"),
+    Plant(*STACK_BACK, "turn(xp, dy[..., rows : rows + size, :])", "dy[..., rows : rows + size, :]"),
+    Plant(*STACK_BACK, "else dx + turn(xp, dx_d)", "else dx + dx_d"),
+    Plant(*STACK_BACK, "turn(xp, dx_d) if dx is None else dx + turn(xp, dx_d)", "turn(xp, dx_d)"),
+    Plant(*STACK_BACK, "_drop(backend, tape.between[k - 1], dx, plan.dropout) if k else dx", "dx"),
+    Plant(*STACK_BACK, "tape.between[k - 1], dx", "tape.between[0], dx"),
     Plant(*STACK_BACK, "x * (1 / (1 - rate))", "x"),
     # -- the projection
     Plant(*PROJECTED, 'params["weight_hr"] @ m, c', 'params["weight_hr"] @ (m + c), c'),
@@ -285,8 +294,8 @@ TABLE = [
         "W if b is None else np.concatenate((W, 2 * b[:, None]), axis=1)",
     ),
     Plant(*PROJECTION, "self.inputs[:k] = x\n", "self.inputs[:k] = -x\n"),
-    Plant(*PROJECTION, "np.dot(U_T, dz, out=dh)", "np.dot(U_T, -dz, out=dh)"),
-    Plant(*PROJECTION, "np.multiply(dh, stands[0], out=spare)", "spare[...] = 0"),
+    Plant(*KERNEL_PARTS, "np.dot(U_T, dz, out=dh)", "np.dot(U_T, -dz, out=dh)"),
+    Plant(*KERNEL_PARTS, "np.multiply(dh, stands[0], out=spare)", "spare[...] = 0"),
     Plant(*KERNEL_PARTS, "copy[:rows] *= 0.5", "copy[:rows] *= 0.25"),
     Plant(*KERNEL_PARTS, "a += half", "a += half * half"),
     Plant(*KERNEL_PARTS, "np.subtract(1, out, out=out)", "out -= 1"),

@@ -115,25 +115,34 @@ class Backend:
                 whole[t, ...] = part
         return carry, rebuild(y, stacked)
 
-    def scan_blocks(self, body: Callable, carry: Any, xs: Any, size: int, reverse: bool = False) -> tuple[Any, Any]:
+    def scan_blocks(
+        self, body: Callable, carry: Any, xs: Any, size: int, reverse: bool = False, rows: Any = None
+    ) -> tuple[Any, Any]:
         """`scan` over blocks of `size` steps, of which the last one may be shorter.
 
-        body(carry, xs of a block) -> carry, ys of that block, each with the block's steps in front.
+        body(carry, xs of a block) -> carry, ys of that block, each with the block's steps in front, or one row for the
+        block as a whole. `rows`, if given, are such rows, and body's second argument is (xs of the block, its row).
         """
-        xp, inputs = self.xp, leaves(xs)
+        xp, inputs, marks = self.xp, leaves(xs), leaves(rows)
         length = inputs[0].shape[0]
         whole: list[Any] = []
         starts = range(0, max(length, 1), size)
         for start in reversed(starts) if reverse else starts:
             end = min(start + size, length)
-            carry, y = body(carry, rebuild(xs, [a[start:end, ...] for a in inputs]))
+            block = rebuild(xs, [a[start:end, ...] for a in inputs])
+            if marks:
+                block = block, rebuild(rows, [a[start // size, ...] for a in marks])
+            carry, y = body(carry, block)
             outputs = leaves(y)
             if len(starts) == 1:
                 return carry, y
             if not whole:
-                whole = [xp.empty((length, *a.shape[1:]), dtype=a.dtype, device=a.device) for a in outputs]
+                counts = [length if a.shape[0] == end - start else len(starts) for a in outputs]
+                shapes = [(count, *a.shape[1:]) for count, a in zip(counts, outputs, strict=True)]
+                whole = [xp.empty(s, dtype=a.dtype, device=a.device) for s, a in zip(shapes, outputs, strict=True)]
             for full, part in zip(whole, outputs, strict=True):
-                full[start:end, ...] = part
+                at = start if full.shape[0] == length else start // size
+                full[at : at + part.shape[0], ...] = part
         return carry, rebuild(y, whole)
 
     def unstack(self, array: Any) -> tuple[Any, ...]:

@@ -62,23 +62,33 @@ class JAX(Backend):
 
         return jax.lax.scan(step, carry, xs, reverse=reverse)
 
-    def scan_blocks(self, body: Callable, carry: Any, xs: Any, size: int, reverse: bool = False) -> tuple[Any, Any]:
+    def scan_blocks(
+        self, body: Callable, carry: Any, xs: Any, size: int, reverse: bool = False, rows: Any = None
+    ) -> tuple[Any, Any]:
         import jax
 
         # All full blocks are one `lax.scan`, so that the body compiles once for them, and once for the shorter rest.
         length = jax.tree.leaves(xs)[0].shape[0]
         full = length - length % size if length > size else 0
+
+        def block(inputs: Any, row: Any) -> Any:
+            return inputs if rows is None else (inputs, row)
+
         if not full:
-            return body(carry, xs)
-        stacked = jax.tree.map(lambda a: a[:full].reshape(full // size, size, *a.shape[1:]), xs)
-        rest = None if full == length else jax.tree.map(lambda a: a[full:], xs)
+            return body(carry, block(xs, jax.tree.map(lambda a: a[0], rows)))
+        count = full // size
+        stacked = jax.tree.map(lambda a: a[:full].reshape(count, size, *a.shape[1:]), xs)
+        stacked = block(stacked, jax.tree.map(lambda a: a[:count], rows))
+        rest = None
+        if full < length:
+            rest = block(jax.tree.map(lambda a: a[full:], xs), jax.tree.map(lambda a: a[count], rows))
         tail = None
         if reverse and rest is not None:
             carry, tail = body(carry, rest)
         carry, ys = self.scan(body, carry, stacked, reverse)
         if not reverse and rest is not None:
             carry, tail = body(carry, rest)
-        ys = jax.tree.map(lambda a: a.reshape(full, *a.shape[2:]), ys)
+        ys = jax.tree.map(lambda a: a.reshape(a.shape[0] * a.shape[1], *a.shape[2:]), ys)
         return carry, ys if rest is None else jax.tree.map(lambda a, b: self.xp.concat((a, b)), ys, tail)
 
     def jit(self, function: Callable) -> Callable:

@@ -57,6 +57,7 @@ class GRUCell(Cell):
 
     gates: ClassVar[int] = 3
     gate_names: ClassVar[str] = "rzn"
+    drops_state: ClassVar[bool] = True
 
     def projected_bias(self, xp: Any, params: dict) -> Any:
         """b_ih alone: the reset gate stands between b_hn and b_in."""
@@ -65,8 +66,8 @@ class GRUCell(Cell):
     def step(self, xp: Any, params: dict, pre: Any, state: tuple) -> tuple[tuple, Residual]:
         """Equations (2) to (4)."""
         (h_prev,) = state
-        q = params["weight_hh"] @ h_prev
-        q = q + params["bias_hh"][:, None] if "bias_hh" in params else q
+        q = params["weight_hh"] @ self.dropped(xp, h_prev)
+        q = q + params["bias_hh"][..., None] if "bias_hh" in params else q
         p_r, p_z, p_n = blocks(pre, 3)
         q_r, q_z, q_n = blocks(q, 3)
         r, z = sigmoid(xp, p_r + q_r), sigmoid(xp, p_z + q_z)  # (2)
@@ -85,7 +86,7 @@ class GRUCell(Cell):
         dp_r, dp_z = dr * sigmoid_derivative(xp, r), dz * sigmoid_derivative(xp, z)  # (7)
         dp = xp.concat((dp_r, dp_z, da_n), axis=-2)
         dq = xp.concat((dp_r, dp_z, dq_n), axis=-2)
-        dh_prev = dh * z + params["weight_hh"].mT @ dq  # (8)
+        dh_prev = dh * z + self.dropped(xp, params["weight_hh"].mT @ dq)  # (8)
         return dp, dq, (dh_prev,)
 
 
@@ -100,39 +101,39 @@ class GRUResetBeforeCell(GRUCell):
     def step(self, xp: Any, params: dict, pre: Any, state: tuple) -> tuple[tuple, Residual]:
         """Equations (2) to (4)."""
         (h_prev,) = state
-        U_rz, U_n = _split(params)
+        U_rz, U_n = split_candidate(params["weight_hh"], -2)
         p_r, p_z, p_n = blocks(pre, 3)
-        q_r, q_z = blocks(U_rz @ h_prev, 2)
+        h = self.dropped(xp, h_prev)
+        q_r, q_z = blocks(U_rz @ h, 2)
         r, z = sigmoid(xp, p_r + q_r), sigmoid(xp, p_z + q_z)  # (2)
-        v = r * h_prev
+        v = r * h
         n = tanh(xp, p_n + U_n @ v)  # (3)
-        h = (1 - z) * n + z * h_prev  # (4)
-        return (h,), Residual(h_prev, r, z, n, v)
+        new = (1 - z) * n + z * h_prev  # (4)
+        return (new,), Residual(h_prev, r, z, n, v)
 
     def step_backward(self, xp: Any, params: dict, residual: Residual, dstate: tuple) -> tuple[Any, Any, tuple]:
         """Equations (5) to (8)."""
         (dh,) = dstate
         h_prev, r, z, n, _ = residual
-        U_rz, U_n = _split(params)
+        U_rz, U_n = split_candidate(params["weight_hh"], -2)
         dz = dh * (h_prev - n)  # (5)
         da_n = dh * (1 - z) * tanh_derivative(xp, n)
         dv = U_n.mT @ da_n  # (6)
-        dr = dv * h_prev
+        dr = dv * self.dropped(xp, h_prev)
         dp_rz = xp.concat((dr * sigmoid_derivative(xp, r), dz * sigmoid_derivative(xp, z)), axis=-2)  # (7)
         dp = xp.concat((dp_rz, da_n), axis=-2)
-        dh_prev = dh * z + dv * r + U_rz.mT @ dp_rz  # (8)
+        dh_prev = dh * z + self.dropped(xp, dv * r + U_rz.mT @ dp_rz)  # (8)
         return dp, dp, (dh_prev,)
 
     def recurrent_gradients(self, xp: Any, residuals: Residual, drec: Any) -> Any:
         """Equation (10): the candidate's recurrent operand is v."""
-        dq_r, dq_z, dq_n = blocks(drec, 3)
-        dq_rz = xp.concat((dq_r, dq_z), axis=-2)
-        dU_rz, dU_n = over_steps(xp, dq_rz, residuals.h_prev), over_steps(xp, dq_n, residuals.operand)
-        return xp.concat((dU_rz, dU_n), axis=0)
+        dq_rz, dq_n = split_candidate(drec, -2)
+        h = self.dropped(xp, residuals.h_prev)
+        return xp.concat((over_steps(xp, dq_rz, h), over_steps(xp, dq_n, residuals.operand)), axis=-2)
 
 
-def _split(params: dict) -> tuple[Any, Any]:
-    """U_rz (2H, H) and U_n (H, H)."""
-    U = params["weight_hh"]
-    size = U.shape[-1]
-    return U[: 2 * size, :], U[2 * size :, :]
+def split_candidate(z: Any, axis: int) -> tuple[Any, Any]:
+    """The blocks r and z together, and that of the candidate n, along an axis from the end."""
+    two = z.shape[axis] // 3 * 2
+    rows = (slice(None),) * (-axis - 1)
+    return z[(..., slice(None, two), *rows)], z[(..., slice(two, None), *rows)]

@@ -63,11 +63,12 @@ class LSTMCell(Cell):
     gates: ClassVar[int] = 4
     gate_names: ClassVar[str] = "ifgo"
     states: ClassVar[tuple[str, ...]] = ("h", "c")
+    drops_state: ClassVar[bool] = True
 
     def step(self, xp: Any, params: dict, pre: Any, state: tuple) -> tuple[tuple, Residual]:
         """Equations (1) to (4)."""
         h_prev, c_prev = state
-        z = pre + params["weight_hh"] @ h_prev  # (1)
+        z = pre + params["weight_hh"] @ self.dropped(xp, h_prev)  # (1)
         z_i, z_f, z_g, z_o = blocks(z, 4)
         i, f, g, o = sigmoid(xp, z_i), sigmoid(xp, z_f), tanh(xp, z_g), sigmoid(xp, z_o)  # (2)
         c = f * c_prev + i * g  # (3)
@@ -86,7 +87,7 @@ class LSTMCell(Cell):
         dz_o = dh * tanh_c * sigmoid_derivative(xp, o)
         dz = xp.concat((dz_i, dz_f, dz_g, dz_o), axis=-2)
         dc_prev = dc * f  # (7)
-        dh_prev = params["weight_hh"].mT @ dz  # (8)
+        dh_prev = self.dropped(xp, params["weight_hh"].mT @ dz)  # (8)
         return dz, dz, (dh_prev, dc_prev)
 
 

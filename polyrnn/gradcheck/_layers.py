@@ -282,7 +282,7 @@ def _complex_forward(layer: Module) -> Callable | None:
             return x, tuple(states)
 
         return sequential
-    if isinstance(layer, layers.Recurrent) and getattr(layer, "nonlinearity", "") != "relu":
+    if isinstance(layer, layers.Recurrent) and layer.cell.analytic:
 
         def recurrent(params: dict, x: Any, state: Any, valid: Any, seed: Any) -> tuple:
             start = state if isinstance(state, tuple) else (state,)

@@ -33,9 +33,18 @@ class Kernel(Protocol):
         """From x (T, I, N), in blocks of `size` steps: y (T, H, N), the final state, the residuals if `keep`."""
 
     def backward(
-        self, cell: Any, params: dict, tape: Any, dy: tuple, dstate: tuple, size: int
+        self,
+        cell: Any,
+        params: dict,
+        x: Any,
+        valid: Any,
+        residuals: Any,
+        dy: tuple,
+        dstate: tuple,
+        size: int,
+        sums: dict,
     ) -> tuple[dict, Any, tuple]:
-        """From the tape of `recurrence.forward`: the gradients of the parameters, of x, and of the initial state."""
+        """From what `forward` kept: `sums` with the parameters' gradients added, those of x, of the initial state."""
 
 
 # backend, cell -> the module of this package and the name in it

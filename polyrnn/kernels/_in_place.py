@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..cells._cell import MaskedResidual
+from ..cells._cell import HeldResidual
 from . import _memory as memory
 
 Array = np.ndarray
@@ -41,7 +41,8 @@ class InPlace:
 
     def supports(self, x: Array, valid: Any) -> bool:
         """Sequences of a few steps or more, of one example or more, in float32 or float64."""
-        return x.shape[0] >= LEAST_STEPS and x.shape[2] > 0 and x.dtype in (np.float32, np.float64)
+        T, *rest = x.shape
+        return T >= LEAST_STEPS and len(rest) == 2 and rest[1] > 0 and x.dtype in (np.float32, np.float64)
 
     def prepare(self, cell: Any, params: dict) -> tuple[Array, Array, Array | None, Array | None]:
         """W, U, the bias of the input's share and that of the recurrent product, as the loop wants them."""
@@ -120,7 +121,7 @@ class InPlace:
         if valid is None:
             return y, end_state, residual
         np.copyto(y, 0, where=~valid)
-        return y, end_state, MaskedResidual(residual, valid)
+        return y, end_state, HeldResidual(residual, (valid,) * len(states)) if keep else None
 
     def coefficients(self, cell: Any, residual: Any, valid: Array | None) -> tuple[Array, ...]:
         """Of a block: the array that becomes the pre-activation gradients in the loop, and the others it needs."""
@@ -136,17 +137,24 @@ class InPlace:
         return flat, flat
 
     def backward(
-        self, cell: Any, params: dict, tape: Any, dy: tuple, dstate: tuple, size: int
+        self,
+        cell: Any,
+        params: dict,
+        x: Array,
+        whole_valid: Array | None,
+        residuals: Any,
+        dy: tuple,
+        dstate: tuple,
+        size: int,
+        sums: dict,
     ) -> tuple[dict, Array, tuple]:
-        """-> the gradients of the parameters, of x (T, I, N), and of the initial state."""
-        x, whole_valid, whole_residual = tape
-        if whole_valid is not None:
-            whole_residual = whole_residual.cell
+        """-> the sums with the gradients of the parameters added, the gradients of x and of the initial state."""
+        whole_residual = residuals if whole_valid is None else residuals.cell
         (T, I, N), H = x.shape, params["weight_hh"].shape[1]
         W, U_T = params["weight_ih"], params["weight_hh"].T
         if N >= LEAST_COLUMNS:
             U_T = np.ascontiguousarray(U_T)  # BLAS takes either, and this one faster
-        grads = {name: np.zeros_like(weight) for name, weight in params.items()}
+        grads = {name: total.copy() for name, total in sums.items()}
         dx = np.empty((T, N, I), x.dtype)  # the layout of the door, so that it needs no copy there
         dstate = tuple(np.array(d, order="C") for d in dstate)
         spare = np.empty_like(dstate[0])

@@ -1,0 +1,72 @@
+"""Parts of the cells' variants, each with its derivative below; a part that is absent (None) changes nothing.
+
+Arrays are (..., rows, N), the columns being examples.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+EPSILON = 1e-5  # of the layer normalisation, as PyTorch's
+
+
+def clip(xp: Any, a: Any, limit: float | None) -> Any:
+    """a, but not beyond +-limit."""
+    return a if limit is None else xp.clip(a, -limit, limit)
+
+
+def clip_backward(xp: Any, dz: Any, z: Any, limit: float | None) -> Any:
+    """The gradient of a, of that of z = clip(a): it goes through where a was within the limits."""
+    return dz if limit is None else xp.where(xp.abs(z) < limit, dz, xp.zeros_like(dz))
+
+
+def add_scaled(a: Any, vector: Any, b: Any) -> Any:
+    """A + vector * b, the vector (rows,) being the same for all examples."""
+    return a if vector is None else a + vector[..., None] * b
+
+
+class Normal(NamedTuple):
+    """What a normalisation leaves: the normalised values, and by what they were divided, of each group of rows."""
+
+    values: Any
+    deviations: tuple
+
+
+def normalize(xp: Any, a: Any, gain: Any, groups: tuple[int, ...] = (1,)) -> tuple[Any, Normal | None]:
+    """The rows normalised: gain * (a - mean) / sqrt(variance + EPSILON), in groups with these shares of the rows.
+
+    Source: J. L. Ba, J. R. Kiros and G. E. Hinton, Layer normalization, arXiv:1607.06450 (2016).
+    """
+    if gain is None:
+        return a, None
+    values, deviations = [], []
+    for part in split(a, groups):
+        centred = part - xp.mean(part, axis=-2, keepdims=True)
+        deviation = xp.sqrt(xp.mean(centred * centred, axis=-2, keepdims=True) + EPSILON)
+        values.append(centred / deviation)
+        deviations.append(deviation)
+    normal = Normal(values[0] if len(values) == 1 else xp.concat(values, axis=-2), tuple(deviations))
+    return gain[..., None] * normal.values, normal
+
+
+def normalize_backward(xp: Any, dn: Any, gain: Any, normal: Normal | None, groups: tuple[int, ...] = (1,)) -> Any:
+    """With v the normalised values and s the deviation: da = (dv - mean(dv) - v mean(dv v)) / s, dv = gain dn."""
+    if normal is None:
+        return dn
+    found = []
+    parts = zip(split(gain[..., None] * dn, groups), split(normal.values, groups), normal.deviations, strict=True)
+    for dv, v, deviation in parts:
+        mean, slope = xp.mean(dv, axis=-2, keepdims=True), xp.mean(dv * v, axis=-2, keepdims=True)
+        found.append((dv - mean - v * slope) / deviation)
+    return found[0] if len(found) == 1 else xp.concat(found, axis=-2)
+
+
+def split(a: Any, groups: tuple[int, ...]) -> list[Any]:
+    """The rows of a in groups of these shares."""
+    if len(groups) == 1:
+        return [a]
+    share, found, start = a.shape[-2] // sum(groups), [], 0
+    for group in groups:
+        found.append(a[..., start : start + group * share, :])
+        start += group * share
+    return found
