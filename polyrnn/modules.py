@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy
@@ -247,6 +248,7 @@ class Sequential(Module):
                 raise TypeError(f"Sequential: {name} is {module!r}; expected a module such as polyrnn.Linear(3, 2)")
         if not members:
             raise ValueError("Sequential: expected at least one module")
+        _check_time(members)
         object.__setattr__(self, "members", members)
 
     def __repr__(self) -> str:
@@ -264,6 +266,16 @@ class Sequential(Module):
     def batch_first(self) -> bool:  # type: ignore[override]
         """Whether a member takes (N, T, ...)."""
         return any(module.batch_first for _, module in self.members)
+
+    @property
+    def stepwise(self) -> bool:  # type: ignore[override]
+        """Whether each member takes each step by itself."""
+        return all(module.stepwise for _, module in self.members)
+
+    @property
+    def pools(self) -> bool:  # type: ignore[override]
+        """Whether a member takes the axis of time away."""
+        return any(module.pools for _, module in self.members)
 
     def _parts(self, params: dict) -> list[dict]:
         """Each member's own parameters, by their own names."""
@@ -290,6 +302,7 @@ class Sequential(Module):
             key = None if seed is None else _masks.fold(backend_of(part or x).xp, seed, k)
             results.append(getattr(module, call)(part, x, states[k], lengths, key, given[k]))
             x = results[-1][0]
+            lengths = None if module.pools else lengths
         return results
 
     def __call__(
@@ -327,3 +340,19 @@ class Sequential(Module):
             x, after = module.step(part, x, before)
             states.append(after)
         return x, tuple(states)
+
+
+def _check_time(members: tuple[tuple[str, Module], ...]) -> None:
+    """Those that run over time must agree on its axis, and none may follow one that takes it away."""
+    over_time = [(name, module) for name, module in members if not module.stepwise]
+    for (name, module), (other, following) in pairwise(over_time):
+        if module.pools:
+            raise ValueError(
+                f"Sequential: {other} runs over time, which {name} has taken away; after it expected modules that take "
+                "each step by itself (`stepwise`), such as polyrnn.Linear"
+            )
+        if module.batch_first != following.batch_first:
+            raise ValueError(
+                f"Sequential: {name} has batch_first={module.batch_first}, but {other} {following.batch_first}; "
+                "expected one layout of all that run over time"
+            )
