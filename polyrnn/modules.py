@@ -10,7 +10,17 @@ import numpy
 
 from . import initializers
 from . import masks as _masks
-from ._door import INTEGERS, check_array, check_flag, check_float, check_params, check_rate, check_size, dtype_name
+from ._door import (
+    INTEGERS,
+    check_array,
+    check_flag,
+    check_float,
+    check_params,
+    check_rate,
+    check_size,
+    dtype_name,
+    valid_steps,
+)
 from ._module import Gradients, Module, Stateless
 from .backends import Backend, backend_of
 
@@ -225,7 +235,9 @@ class Sequential(Module):
     Notes
     -----
     The state is a tuple with one entry a member (None for one that has no state). A seed goes to each member folded
-    with its position; `masks` is a tuple with one entry a member.
+    with its position; `masks` is a tuple with one entry a member. With a member that is `batch_first` all of x is
+    (N, T, ...), and so is a mask of valid steps; members that run over time must agree on it. After a member that
+    takes the axis of time away, such as `Pool`, there are no lengths, and no member may run over time.
 
     Examples
     --------
@@ -293,9 +305,9 @@ class Sequential(Module):
         return value
 
     def _run(self, call: str, params: dict, x: Any, state: Any, lengths: Any, seed: Any, masks: Any) -> list:
-        if lengths is not None and self.batch_first:
-            names = ", ".join(name for name, module in self.members if module.batch_first)
-            raise ValueError(f"lengths: the members of a Sequential take them by (T, N), but {names} is batch_first")
+        if lengths is not None and self.batch_first and x.ndim > 1:
+            # A mask in x's layout means the same to every member, whether it knows of layouts or not.
+            lengths = valid_steps(backend_of(x, "x"), lengths, x, True).mT
         results = []
         states, given = self._entries("state", state), self._entries("masks", masks)
         for k, (part, (_, module)) in enumerate(zip(self._parts(params), self.members, strict=True)):

@@ -170,11 +170,11 @@ def test_traced_lengths_are_clamped(subject, rng, how):
 # ---- in a model ------------------------------------------------------------------------------------------------
 
 
-def classifier(how: str, first: bool = False) -> pr.Sequential:
+def classifier(how: str) -> pr.Sequential:
     return pr.Sequential(
         embedding=pr.Embedding(V, E),
-        gru=pr.GRU(E, H, bidirectional=True, batch_first=first),
-        pool=pr.Pool(how, batch_first=first),
+        gru=pr.GRU(E, H, bidirectional=True),
+        pool=pr.Pool(how),
         drop=pr.Dropout(0.4),
         head=pr.Linear(2 * H, C),
     )
