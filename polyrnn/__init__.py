@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from .losses import Loss, mean_squared_error, softmax_cross_entropy
     from .optimizers import SGD, Adam, AdamW, RMSProp, apply_updates
+    from .pooling import Pool
     from .schedules import Constant, CosineDecay, ExponentialDecay, LinearWarmup, StepDecay
     from .training import train_step, value_and_grad
 
@@ -53,6 +54,7 @@ _NAMES = {
     ),
     "losses": ("Loss", "mean_squared_error", "softmax_cross_entropy"),
     "optimizers": ("SGD", "Adam", "AdamW", "RMSProp", "apply_updates"),
+    "pooling": ("Pool",),
     "schedules": ("Constant", "CosineDecay", "ExponentialDecay", "LinearWarmup", "StepDecay"),
     "training": ("train_step", "value_and_grad"),
 }
@@ -78,6 +80,7 @@ __all__ = [
     "LinearWarmup",
     "Loss",
     "Module",
+    "Pool",
     "RMSProp",
     "Recurrent",
     "Sequential",

@@ -33,6 +33,8 @@ class Module:
     """An immutable, hashable description of a function with parameters; the parameters are a flat dict beside it."""
 
     batch_first: bool = False  # whether x is (N, T, ...)
+    stepwise: bool = False  # whether it takes each step by itself, so that x need not have an axis of time
+    pools: bool = False  # whether y has lost x's axis of time
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The parameters' names and shapes."""
@@ -104,6 +106,8 @@ class Tape(NamedTuple):
 
 class Stateless(Module):
     """A module without state: it gives `_run` and `_back`, on arrays of any leading shape."""
+
+    stepwise = True
 
     def _check(self, params: dict, x: Any) -> Backend:
         raise NotImplementedError

@@ -21,6 +21,7 @@ from .gradcheck._losses import loss_problem
 from .gradcheck._problem import Problem
 from .gradcheck._textbook import KINDS, textbook_problem
 from .modules import Dropout, Embedding, Linear, Sequential
+from .pooling import Pool
 
 # Distinct primes, and none equal to T = 7 or N = 3 of the gradient checks, so that no mix-up of axes goes unseen.
 I, H, V = 2, 5, 11
@@ -111,8 +112,14 @@ _MODULES: dict[str, Module] = {
     "Linear": Linear(I, H),
     "Linear, no bias": Linear(I, H, bias=False),
     "Dropout": Dropout(0.4),
+    "Pool, last": Pool("last"),
+    "Pool, mean": Pool("mean"),
+    "Pool, max": Pool("max"),
     "Sequential": Sequential(
         embedding=Embedding(V, I), dropout=Dropout(0.4), lstm=layers.LSTM(I, H), head=Linear(H, V)
+    ),
+    "Sequential, classifier": Sequential(
+        embedding=Embedding(V, I), lstm=layers.LSTM(I, H), pool=Pool("mean"), head=Linear(H, V)
     ),
 }
 SUBJECTS: tuple[Subject, ...] = (
@@ -159,7 +166,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature("`num_layers`, `bidirectional`, `dropout` between layers, `proj_size` (LSTM), `batch_first`, `bias`"),
     Feature("lengths or masks of valid steps, initial and final states, one step at a time, one sequence without N"),
     Feature("initialisers by name, learned initial states, cells of your own"),
-    *(Feature(f"`{name}`") for name in _MODULES if "," not in name),
+    *(Feature(f"`{name}`") for name in dict.fromkeys(name.partition(",")[0] for name in _MODULES)),
     Feature("textbook functions of RNN, LSTM and GRU"),
     Feature("losses, optimisers, clipping, schedules, a training step", remarks={"jax": "yes, as one function"}),
     Feature("float32"),

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy
 
 from . import initializers
 from . import masks as _masks
-from ._door import INTEGERS, check_array, check_flag, check_float, check_params, check_rate, check_size, dtype_name
+from ._door import (
+    INTEGERS,
+    check_array,
+    check_flag,
+    check_float,
+    check_params,
+    check_rate,
+    check_size,
+    dtype_name,
+    valid_steps,
+)
 from ._module import Gradients, Module, Stateless
 from .backends import Backend, backend_of
 
@@ -224,7 +235,9 @@ class Sequential(Module):
     Notes
     -----
     The state is a tuple with one entry a member (None for one that has no state). A seed goes to each member folded
-    with its position; `masks` is a tuple with one entry a member.
+    with its position; `masks` is a tuple with one entry a member. With a member that is `batch_first` all of x is
+    (N, T, ...), and so is a mask of valid steps; members that run over time must agree on it. After a member that
+    takes the axis of time away, such as `Pool`, there are no lengths, and no member may run over time.
 
     Examples
     --------
@@ -247,6 +260,7 @@ class Sequential(Module):
                 raise TypeError(f"Sequential: {name} is {module!r}; expected a module such as polyrnn.Linear(3, 2)")
         if not members:
             raise ValueError("Sequential: expected at least one module")
+        _check_time(members)
         object.__setattr__(self, "members", members)
 
     def __repr__(self) -> str:
@@ -265,6 +279,16 @@ class Sequential(Module):
         """Whether a member takes (N, T, ...)."""
         return any(module.batch_first for _, module in self.members)
 
+    @property
+    def stepwise(self) -> bool:  # type: ignore[override]
+        """Whether each member takes each step by itself."""
+        return all(module.stepwise for _, module in self.members)
+
+    @property
+    def pools(self) -> bool:  # type: ignore[override]
+        """Whether a member takes the axis of time away."""
+        return any(module.pools for _, module in self.members)
+
     def _parts(self, params: dict) -> list[dict]:
         """Each member's own parameters, by their own names."""
         shapes = self.shapes()
@@ -281,15 +305,16 @@ class Sequential(Module):
         return value
 
     def _run(self, call: str, params: dict, x: Any, state: Any, lengths: Any, seed: Any, masks: Any) -> list:
-        if lengths is not None and self.batch_first:
-            names = ", ".join(name for name, module in self.members if module.batch_first)
-            raise ValueError(f"lengths: the members of a Sequential take them by (T, N), but {names} is batch_first")
+        if lengths is not None and self.batch_first and x.ndim > 1:
+            # A mask in x's layout means the same to every member, whether it knows of layouts or not.
+            lengths = valid_steps(backend_of(x, "x"), lengths, x, True).mT
         results = []
         states, given = self._entries("state", state), self._entries("masks", masks)
         for k, (part, (_, module)) in enumerate(zip(self._parts(params), self.members, strict=True)):
             key = None if seed is None else _masks.fold(backend_of(part or x).xp, seed, k)
             results.append(getattr(module, call)(part, x, states[k], lengths, key, given[k]))
             x = results[-1][0]
+            lengths = None if module.pools else lengths
         return results
 
     def __call__(
@@ -327,3 +352,19 @@ class Sequential(Module):
             x, after = module.step(part, x, before)
             states.append(after)
         return x, tuple(states)
+
+
+def _check_time(members: tuple[tuple[str, Module], ...]) -> None:
+    """Those that run over time must agree on its axis, and none may follow one that takes it away."""
+    over_time = [(name, module) for name, module in members if not module.stepwise]
+    for (name, module), (other, following) in pairwise(over_time):
+        if module.pools:
+            raise ValueError(
+                f"Sequential: {other} runs over time, which {name} has taken away; after it expected modules that take "
+                "each step by itself (`stepwise`), such as polyrnn.Linear"
+            )
+        if module.batch_first != following.batch_first:
+            raise ValueError(
+                f"Sequential: {name} has batch_first={module.batch_first}, but {other} {following.batch_first}; "
+                "expected one layout of all that run over time"
+            )

@@ -44,7 +44,8 @@ def value_and_grad(model: Module, loss: LossFunction, has_aux: bool = False) -> 
         f(params, x, targets, state=None, lengths=None, seed=None, masks=None, mask=None) -> value, grads; with
         `has_aux` (value, state), grads. `grads` is a dict with the keys of `params`. `mask` is the loss's: True
         where an entry counts. With `lengths` and without a `mask`, the steps of each sequence count; the targets
-        must then start with (T, N). The other arguments are the model's.
+        must then start with (T, N). Of a model that pools over time they start with (N,), and each sequence counts.
+        The other arguments are the model's.
 
     Notes
     -----
@@ -73,7 +74,7 @@ def value_and_grad(model: Module, loss: LossFunction, has_aux: bool = False) -> 
         mask: Array | None = None,
     ) -> tuple[Any, Arrays]:
         y, end, tape = model.forward(params, x, state, lengths, seed, masks)
-        if lengths is not None and mask is None:
+        if lengths is not None and mask is None and not model.pools:
             mask = valid_steps(backend_of((params, x), "params and x"), lengths, x, model.batch_first)
             mask = mask.mT if model.batch_first else mask  # in the layout of y
         value, dy = loss(y, targets, mask)
@@ -223,6 +224,11 @@ def evaluate(model: Module, loss: LossFunction, params: Arrays, windows: Iterabl
         The mean over all entries that count; nan where none does. For a softmax cross-entropy over characters,
         divide by log 2 for bits per character.
 
+    Raises
+    ------
+    ValueError
+        If the model pools over time: it has no output for each step.
+
     Examples
     --------
     >>> import numpy as np, polyrnn as pr
@@ -233,6 +239,11 @@ def evaluate(model: Module, loss: LossFunction, params: Arrays, windows: Iterabl
     >>> round(evaluate(model, softmax_cross_entropy, model.init(seed=0), windows))  # log 11 = 2.4
     2
     """
+    if model.pools:
+        raise ValueError(
+            "model: it pools over time, while `evaluate` goes through one long sequence in windows; "
+            "call the model, and the loss on what it puts out"
+        )
     backend = backend_of(params, "params")
     compiled = _evaluation(model, loss, backend)
     state, total, count = None, 0.0, 0

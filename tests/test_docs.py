@@ -32,7 +32,7 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 def test_the_documents_are_there():
     assert {"docs/notation.md", "docs/derivations.md", "docs/architecture.md", "examples/README.md"} <= PAGES.keys()
-    assert {path.name for path in EXAMPLES} >= {"three_backends.py", "textbook.py"}
+    assert {path.name for path in EXAMPLES} >= {"classify.py", "three_backends.py", "textbook.py"}
     assert {path.stem for path in (PACKAGE / "cells").glob("[!_]*.py")} == CELLS.keys()
 
 

@@ -37,12 +37,24 @@ def test_a_loss_over_lengths_is_the_same_batch_first(batch, form):
     np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-14)
 
 
-def test_a_sequential_refuses_lengths_where_a_member_is_batch_first(batch):
-    model = pr.Sequential(inner=pr.LSTM(3, 5, batch_first=True), head=pr.Linear(5, 2))
-    params = model.init(seed=0, dtype="float64")
-    model(params, batch[0])
-    with pytest.raises(ValueError, match="inner is batch_first"):
-        model(params, batch[0], lengths=LENGTHS)
+@pytest.mark.parametrize("form", ["lengths", "mask"])
+@pytest.mark.parametrize("how", [None, "last", "mean", "max"])
+def test_a_sequential_takes_lengths_in_either_layout(batch, how, form):
+    ids, labels = np.random.default_rng(7).integers(0, 7, (T, N)), np.arange(T * N).reshape(T, N) % 2
+    found = []
+    for first in (False, True):
+        inner = [pr.GRU(3, 5, batch_first=first), *([pr.Pool(how, batch_first=first)] if how else [])]
+        model = pr.Sequential(pr.Embedding(7, 3), pr.Sequential(*inner), pr.Linear(5, 2))
+        params = model.init(seed=0, dtype="float64")
+        valid = np.arange(T)[:, None] < np.asarray(LENGTHS)
+        lengths = LENGTHS if form == "lengths" else valid.T if first else valid
+        x, targets = turned(ids, labels) if first else (ids, labels)
+        targets = labels[0] if how else targets
+        found.append(pr.value_and_grad(model, pr.softmax_cross_entropy)(params, x, targets, lengths=lengths))
+    assert abs(found[0][0] - found[1][0]) < 1e-14
+    for name, gradient in found[0][1].items():
+        assert np.abs(gradient).max() > 1e-6
+        np.testing.assert_allclose(found[1][1][name], gradient, atol=1e-14)
 
 
 def test_a_sequential_takes_a_mask_of_valid_steps(batch):

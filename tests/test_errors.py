@@ -13,6 +13,7 @@ T, N, I, H = 5, 3, 2, 7
 LSTM, GRU, RNN = pr.LSTM(I, H), pr.GRU(I, H), pr.RNN(I, H)
 DEEP = pr.LSTM(I, H, num_layers=2, bidirectional=True, proj_size=3, dropout=0.4)
 TABLE, HEAD = pr.Embedding(11, 3), pr.Linear(3, 2)
+POOL, TURNED = pr.Pool("mean"), pr.Pool("max", batch_first=True)
 MODEL = pr.Sequential(table=TABLE, layer=pr.GRU(3, 5), head=pr.Linear(5, 2))
 
 
@@ -197,6 +198,39 @@ DOORS = {
         ValueError,
         ("dy has shape (5, 3, 1)", "(5, 3, 2)"),
     ),
+    # -- pooling over time
+    "x for Pool of rank 1": Bad(
+        lambda a: POOL({}, a(T)), ValueError, ("x has shape (5,)", "(T, N, F), or one sequence (T, F)")
+    ),
+    "x for Pool of rank 4": Bad(lambda a: TURNED({}, a(1, N, T, I)), ValueError, ("x has shape", "(N, T, F)")),
+    "integers for Pool": Bad(lambda a: POOL({}, a(T, N, I, dtype="int64")), TypeError, ("x has dtype int64",)),
+    "parameters for Pool": Bad(lambda a: POOL({"weight": a(2)}, a(T, N, I)), ValueError, ("has unknown weight",)),
+    "a state for Pool": Bad(lambda a: POOL({}, a(T, N, I), a(N, I)), ValueError, ("state: Pool has none",)),
+    "a step of Pool": Bad(lambda a: POOL.step({}, a(N, I)), ValueError, ("step: Pool(", "the whole sequence")),
+    "lengths for Pool of another shape": Bad(
+        lambda a: TURNED({}, a(N, T, I), lengths=[1, 2, 3, 4, 5]), ValueError, ("lengths has shape (5,)", "(3,) = (N,)")
+    ),
+    "a mask for Pool of another layout": Bad(
+        lambda a: TURNED({}, a(N, T, I), lengths=a(T, N, dtype="bool")),
+        ValueError,
+        ("lengths has shape (5, 3)", "(3, 5) = (N, T)"),
+    ),
+    "lengths of one sequence for Pool": Bad(
+        lambda a: POOL({}, a(T, I), lengths=[3]), ValueError, ("lengths", "one sequence, (T, F)")
+    ),
+    "dy for Pool": Bad(
+        lambda a: POOL.backward(POOL.forward({}, a(T, N, I))[2], a(T, N, I)),
+        ValueError,
+        ("dy has shape (5, 3, 2)", "(3, 2) = (N, F)"),
+    ),
+    "dy for Pool of another dtype": Bad(
+        lambda a: POOL.backward(POOL.forward({}, a(T, I))[2], a(I, dtype="float32")),
+        TypeError,
+        ("dy has dtype float32", "y float64"),
+    ),
+    "dstate for Pool": Bad(
+        lambda a: POOL.backward(POOL.forward({}, a(T, N, I))[2], None, a(N, I)), ValueError, ("dstate: Pool",)
+    ),
     # -- the textbook functions
     "textbook x of rank 2": Bad(
         lambda a: pr.rnn_forward(a(I, N), a(H, N), textbook(a)), ValueError, ("x has shape (2, 3)", "(n_x, m, T_x)")
@@ -376,6 +410,9 @@ VALUES = {
         ValueError,
         ("lengths[1] = 9",),
     ),
+    "a length for Pool": Bad(
+        lambda a: TURNED({}, a(N, T, I), lengths=[5, 6, 1]), ValueError, ("lengths[1] = 6", "<= T = 5")
+    ),
     "a length for Linear": Bad(
         lambda a: HEAD(params(a, HEAD), a(T, N, 3), lengths=[5, 6, 1]), ValueError, ("lengths[1] = 6",)
     ),
@@ -474,6 +511,24 @@ OPTIONS = {
         lambda: pr.Sequential(pr.Linear(3, 2), lambda x: x),
         TypeError,
         ("Sequential: 1 is", "expected a module"),
+    ),
+    "how to pool": (lambda: pr.Pool("sum"), ValueError, ("how='sum'", "'last', 'mean', 'max'")),
+    "how to pool in a list": (lambda: pr.Pool(["max"]), ValueError, ("how=['max']", "'last'")),
+    "batch first of a text": (lambda: pr.Pool("max", "no"), TypeError, ("batch_first='no'", "True")),
+    "a layer after the pool": (
+        lambda: pr.Sequential(pool=pr.Pool("mean"), head=pr.Linear(3, 5), lstm=pr.LSTM(5, 7)),
+        ValueError,
+        ("lstm runs over time", "pool has taken away", "Linear"),
+    ),
+    "a pool of a pool": (
+        lambda: pr.Sequential(pr.Sequential(pr.Pool("mean"), pr.Linear(3, 2)), pr.Pool("max")),
+        ValueError,
+        ("1 runs over time", "0 has taken away"),
+    ),
+    "two layouts": (
+        lambda: pr.Sequential(lstm=pr.LSTM(5, 7, batch_first=True), drop=pr.Dropout(0.1), pool=pr.Pool("mean")),
+        ValueError,
+        ("lstm has batch_first=True, but pool False", "one layout"),
     ),
     "a dtype of integers": (lambda: pr.LSTM(3, 5).init(dtype="int64"), (TypeError, ValueError), ("int64",)),
     "a seed of text": (lambda: pr.LSTM(3, 5).init(seed="one"), (TypeError, ValueError), ("seed",)),

@@ -752,7 +752,7 @@ def test_the_table_names_every_cell_option_and_module():
     names = [subject.name for subject in capabilities.SUBJECTS]
     assert len(set(names)) == len(names)
     modules = {type(subject.module) for subject in capabilities.SUBJECTS if subject.module}
-    assert modules == {pr.RNN, pr.LSTM, pr.GRU, pr.Embedding, pr.Linear, pr.Dropout, pr.Sequential}
+    assert modules == {pr.RNN, pr.LSTM, pr.GRU, pr.Embedding, pr.Linear, pr.Dropout, pr.Pool, pr.Sequential}
     assert set(capabilities.BACKENDS) == set(pr.available_backends())
     assert {name for subject in capabilities.SUBJECTS for name in subject.unsupported} <= set(capabilities.BACKENDS)
 

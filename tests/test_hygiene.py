@@ -52,7 +52,7 @@ ROWS = (
     {"_textbook", "layers"},
     {"_recurrent"},
     {"_pure"},
-    {"modules"},
+    {"modules", "pooling"},
     {"_module"},
     {"losses"},
     {"stack"},
@@ -84,8 +84,8 @@ MAY_NAME = {  # where a library may be imported; elsewhere none
     "kernels": {"numba", "cupy", "cupyx"},
     "interop": LIBRARIES,
 }
-WITHOUT_NUMPY = ("cells", "activations", "losses", "recurrence", "stack", "clipping", "optimizers")
-PURE = ("cells", "activations", "losses")  # the reference mathematics: nothing is written into an array
+WITHOUT_NUMPY = ("cells", "activations", "losses", "recurrence", "stack", "pooling", "clipping", "optimizers")
+PURE = ("cells", "activations", "losses", "pooling")  # the reference mathematics: nothing is written into an array
 BACKENDS = {"numpy", "cupy", "jax", "torch", "array_api_strict"}
 MAY_COMPARE_NAMES = ("backends", "cli")
 

@@ -25,6 +25,7 @@ import test_contract
 import test_functional
 import test_kernels
 import test_modules
+import test_pool
 import test_stack
 from oracle.stored import case
 
@@ -65,6 +66,8 @@ PROJECTED = ("projection", "cells/lstm.py", "class ProjectedLSTMCell")
 EMBEDDING = ("embedding", "modules.py", "class Embedding")
 LINEAR = ("linear", "modules.py", "class Linear")
 DROPOUT = ("dropout", "modules.py", "class Dropout")
+POOL = ("pool", "pooling.py", "def _over_time")
+POOL_BACK = ("pool", "pooling.py", "def backward")
 STATELESS = ("modules", "_module.py", "class Stateless")
 SEQUENTIAL = ("sequential", "modules.py", "class Sequential(Module)")
 ENTROPY = ("losses", "losses.py", "def _softmax_cross_entropy")
@@ -263,6 +266,31 @@ TABLE = [
         *SEQUENTIAL, "_masks.fold(backend_of(part or x).xp, seed, k)", "_masks.fold(backend_of(part or x).xp, seed, 0)"
     ),
     Plant(*SEQUENTIAL, "module.step(part, x, before)", "module.step(part, x)"),
+    Plant("classifier", "modules.py", "def _run", "lengths = None if module.pools else lengths", "lengths = None"),
+    # -- pooling over time
+    Plant(*POOL, "dtype=xp.bool, device=device) if valid is None else valid", "dtype=xp.bool, device=device)"),
+    Plant(*POOL, "xp.max(xp.where(at, x, -float", "xp.max(xp.where(at, x, 0 * float"),
+    Plant(*POOL, 'xp.max(xp.where(at, x, -float("inf"))', 'xp.min(xp.where(at, x, float("inf"))'),
+    Plant(*POOL, "xp.where(xp.any(at, axis=axis, keepdims=True), largest, 0.0)", "largest"),
+    Plant(*POOL, "at & (x == largest)", "at & (x <= largest)"),
+    Plant(*POOL, "at & (x == largest)", "x == largest"),
+    Plant(
+        *POOL, "at & (number == xp.max(xp.where(at, number, -1)", "at & (number == xp.min(xp.where(at, number, steps)"
+    ),
+    Plant(*POOL, "xp.max(xp.where(at, number, -1)", "xp.max(xp.where(at, number, number)"),
+    Plant(*POOL, "at = at & (number == ", "at = (number == xp.astype(at, xp.int32) * "),
+    Plant(*POOL, "xp.sum(xp.where(at, x, 0.0), axis=axis)", "xp.sum(x, axis=axis)"),
+    Plant(*POOL, "/ _count(xp, at, x.dtype, axis), at", "/ _count(xp, at, x.dtype, axis), xp.ones_like(at)"),
+    Plant(*POOL, "/ _count(xp, at, x.dtype, axis), at", "/ _count(xp, at, x.dtype, axis), at[::-1, ...]"),
+    Plant(*POOL, "/ _count(xp, at, x.dtype, axis), at", "/ steps, at"),
+    Plant(*POOL_BACK, "dy / _count(xp, at, dy.dtype, axis)", "dy / at.shape[axis]"),
+    Plant(*POOL_BACK, "dy / _count(xp, at, dy.dtype, axis)", "dy"),
+    Plant(*POOL_BACK, "dy / _count(xp, at, dy.dtype, axis)", "dy * _count(xp, at, dy.dtype, axis)"),
+    Plant(*POOL_BACK, "xp.where(at, xp.expand_dims(share, axis=axis), 0.0)", "at * xp.expand_dims(share, axis=axis)"),
+    Plant(*POOL_BACK, "xp.where(at, xp", "xp.where(xp.flip(at, axis=axis), xp"),
+    Plant(*POOL_BACK, "xp.where(at, xp", "xp.where(xp.ones_like(at), xp"),
+    Plant("pool", "pooling.py", "def _count", ", 1)", ", 2)"),
+    Plant("pool", "pooling.py", "def _count", "xp.maximum(xp.sum(", "xp.maximum(xp.max("),
     # -- the kernels for NumPy
     Plant(*KERNEL, "np.copyto(new, was, where=stands)", "np.copyto(new, was, where=~stands)"),
     Plant(*KERNEL, "np.copyto(new, was, where=stands)", "pass"),
@@ -461,6 +489,20 @@ def sequential(pr: Any) -> None:
         test_modules.test_sequential_in_halves_and_steps(NUMPY, generator(), kind)
 
 
+def pool(pr: Any) -> None:
+    for how in test_pool.HOW:
+        for steps in test_pool.STEPS:
+            for first in (False, True):
+                test_pool.test_values_and_gradients(NUMPY, generator(), how, steps, first, "float64")
+    for steps in test_pool.STEPS:
+        test_pool.test_steps_that_tie_for_the_maximum_share_its_gradient(NUMPY, generator(), steps)
+
+
+def classifier(pr: Any) -> None:
+    for how in test_pool.HOW:
+        test_pool.test_a_classifier_sees_each_sequence_as_if_it_were_alone(NUMPY, generator(), how)
+
+
 def textbook(pr: Any) -> None:
     for kind in test_functional.GATES:
         test_functional.test_caches(NUMPY, generator(), kind)
@@ -485,6 +527,8 @@ CHECKS: dict[str, tuple[Callable[[Any], None], ...]] = {
     "linear": (linear,),
     "dropout": (dropout,),
     "sequential": (sequential,),
+    "pool": (pool,),
+    "classifier": (classifier,),
     "losses": (losses,),
     "kernels": (lambda pr: kernels(pr, *test_kernels.KINDS),),
     "kernel_rnn": (lambda pr: kernels(pr, "rnn_tanh", "rnn_relu"),),
@@ -555,7 +599,7 @@ def under_test(pr: Any) -> Iterator[None]:
         patch.setattr(cases, "get", lambda name: moved(get(name)))
         patch.setattr(cases, "random_case", lambda *arguments: moved(random_case(*arguments)))
         patch.setattr(test_contract, "recurrence", sys.modules["polyrnn.recurrence"])
-        for module in (test_modules, test_functional, test_stack):
+        for module in (test_modules, test_pool, test_functional, test_stack):
             patch.setattr(module, "pr", pr)
         yield
 

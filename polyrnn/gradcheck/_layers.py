@@ -14,6 +14,7 @@ from .._module import Module, Stateless
 from ..backends import Backend, available_backends, leaves
 from ..backends import backend as open_backend
 from ..modules import Sequential
+from ..pooling import Pool
 from ._examine import AGREEMENT, agree, distances, examine
 from ._problem import Problem, cast, normal
 from ._report import TOLERANCES, Report, Row
@@ -42,13 +43,13 @@ def check_layer(
     nothing. References are found in float64 by the reference recurrence, without kernels; what they are compared with
     is what the layer does, kernels included. If the layer has states, `step` is then taken through the sequence, and
     must give the outputs and the final states of the whole call (without lengths and dropout, which it has not);
-    where the layer has no `step`, or is bidirectional, the report says so.
+    where the layer has no `step`, is bidirectional or pools over time, the report says so.
 
     Parameters
     ----------
     layer : Module
-        A recurrent layer, `Embedding`, `Linear`, `Dropout` (with a fixed seed, so a fixed mask), a `Sequential`, or a
-        module of your own.
+        A recurrent layer, `Embedding`, `Linear`, `Dropout` (with a fixed seed, so a fixed mask), `Pool`, a
+        `Sequential`, or a module of your own.
     x : array (T, N, ...), optional
         The input; random by default. For a module of your own that does not tell its input's size.
     backend : str or Backend
@@ -151,6 +152,8 @@ def _stepping(layer: Module, inputs: dict, chosen: Backend, dtype: str, toleranc
         return []
     if _any_is(layer, "bidirectional"):
         raise NotImplementedError("a bidirectional layer needs the whole sequence")
+    if layer.pools:
+        raise NotImplementedError("pooling over time needs the whole sequence")
     # Weights as large as those of the gradients' check would blow rounding up from step to step in a wide layer.
     small = {name: a / a.shape[-1] ** 0.5 if a.ndim > 1 else a for name, a in inputs["params"].items()}
     params, x, state = cast((small, inputs["x"], inputs["state"]), dtype)
@@ -202,7 +205,8 @@ def layer_problem(layer: Module, x: Any, steps: int, batch: int, lengths: Any, s
         x = poisoned(chosen, valid, given["x"])
         y, state, tape = layer.forward(given["params"], x, given["state"], lengths=ends, seed=seed)
         dy, dstate = upstream
-        params, dx, before = layer.backward(tape, poisoned(chosen, valid, dy), dstate)
+        dy = dy if layer.pools else poisoned(chosen, valid, dy)
+        params, dx, before = layer.backward(tape, dy, dstate)
         return (y, state), {"params": params, "x": dx, "state": before}
 
     def analytic(given: Any) -> Any:
@@ -279,6 +283,7 @@ def _complex_forward(layer: Module) -> Callable | None:
                 own = {key: params[f"{name}.{key}"] for key in member.shapes()}
                 x, after = run(own, x, state[k], valid, masks.fold(host.xp, seed, k))  # type: ignore[misc]
                 states.append(after)
+                valid = None if member.pools else valid
             return x, tuple(states)
 
         return sequential
@@ -291,6 +296,8 @@ def _complex_forward(layer: Module) -> Callable | None:
             return _pure.over_time(False, layer, host, params, x, start, valid, key, None)[:2]
 
         return recurrent
+    if isinstance(layer, Pool):
+        return lambda params, x, state, valid, seed: (layer._over_time(host.xp, x, valid)[0], None)
     if isinstance(layer, Stateless):
 
         def stateless(params: dict, x: Any, state: Any, valid: Any, seed: Any) -> tuple:
