@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .pooling import Pool
     from .schedules import Constant, CosineDecay, ExponentialDecay, LinearWarmup, StepDecay
     from .training import train_step, value_and_grad
+    from .truncated import pieces, truncated_value_and_grad
 
 __version__ = "0.1.0"
 
@@ -57,6 +58,7 @@ _NAMES = {
     "pooling": ("Pool",),
     "schedules": ("Constant", "CosineDecay", "ExponentialDecay", "LinearWarmup", "StepDecay"),
     "training": ("train_step", "value_and_grad"),
+    "truncated": ("pieces", "truncated_value_and_grad"),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -102,6 +104,7 @@ __all__ = [
     "lstm_cell_forward",
     "lstm_forward",
     "mean_squared_error",
+    "pieces",
     "rnn_backward",
     "rnn_cell_backward",
     "rnn_cell_forward",
@@ -111,6 +114,7 @@ __all__ = [
     "softmax",
     "softmax_cross_entropy",
     "train_step",
+    "truncated_value_and_grad",
     "use_kernels",
     "value_and_grad",
 ]
