@@ -45,7 +45,10 @@ def test_any_memory_layout(tmp_path):
     whole = np.arange(35, dtype="float64").reshape(5, 7)
     arrays = {"transposed": whole.T, "strided": whole[::2, ::3], "reversed": whole[::-1], "big": whole.astype(">f8")}
     save(tmp_path / "model", arrays, {})
-    for name, array in load(tmp_path / "model").params.items():
+    params = load(tmp_path / "model").params
+    assert params.keys() == arrays.keys()
+    for name, array in params.items():
+        assert array.dtype == np.float64, name  # of this machine's byte order
         np.testing.assert_array_equal(array, arrays[name])
 
 

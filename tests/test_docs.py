@@ -154,15 +154,26 @@ def test_broken_links_are_found():
 # ---- code ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in PAGES if "```python\n" in PAGES[name] and "/" in name])
+# What must hold after the blocks of pages that assert nothing themselves.
+LEFT = {
+    "README.md": lambda n: float(n["loss"]) < 0.5 and set(n["grads"].params) == set(n["lstm"].shapes()),
+    "docs/architecture.md": lambda n: n["y"].shape == (7, 2, 5) and not n["y"][4:, 1].any() and n["grads"].x[0].any(),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if "```python\n" in PAGES[name]])
 def test_code_blocks_run(name, monkeypatch):
     """The Python blocks of a page, one after another in one namespace."""
     monkeypatch.syspath_prepend(ROOT / "examples")  # a page may import from them
-    page, namespace = PAGES[name], {"__name__": "page"}
+    page, namespace, found = PAGES[name], {"__name__": "page"}, 0
     for block in FENCE.finditer(page):
         if block[1] == "python":
             before = page[: block.start(2)].count("\n")
             exec(compile("\n" * before + block[2], str(ROOT / name), "exec"), namespace)
+            found += 1
+    assert found == page.count("```python"), "a block that is indented or not closed has not run"
+    if name in LEFT:
+        assert LEFT[name](namespace)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

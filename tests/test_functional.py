@@ -110,9 +110,9 @@ def test_the_published_gradients(subject):
     assert np.array_equal(
         g["dx"][1][2].round(8), [-2.07101689, -0.59255627, 0.02466855, 0.01483317]
     )  # published with eight decimals
-    assert g["da0"][2][3] == pytest.approx(-0.3149423751266499, rel=1e-13)
-    assert g["dWax"][3][1] == pytest.approx(11.264104496527779, rel=1e-13)
-    assert g["dWaa"][1][2] == pytest.approx(2.3033331265798935, rel=1e-13)
+    near(g["da0"][2][3], -0.3149423751266499, "gradient")
+    near(g["dWax"][3][1], 11.264104496527779, "gradient")
+    near(g["dWaa"][1][2], 2.3033331265798935, "gradient")
     assert g["dba"][4].round(8) == [-0.74747722]
     assert {k: v.shape for k, v in g.items()} == {
         "dx": (3, 10, 4),
@@ -348,4 +348,4 @@ def test_sigmoid(subject, rng, dtype):
     subject.close(found, expected, "forward", dtype)
     host = subject.host(found)
     relative = np.abs(host - expected) / np.where(expected > 1e-38, expected, 1.0)  # for very negative z too
-    assert relative.max() < {"float64": 2e-15, "float32": 1e-6}[dtype]
+    assert relative.max() < {"float64": 2e-15, "float32": 1e-6}[dtype]  # measured: 2.1e-16 and 1.3e-7

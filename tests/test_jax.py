@@ -127,7 +127,7 @@ def test_value_and_grad_inside_jit():
     case = cases.get("lstm/bias/lengths")
     f = jax.jit(jax.value_and_grad(partial(loss, case.layer, case)))
     value, grads = f(point_of(case))
-    assert largest_error(value, float(cases.loss(case, *case.oracle()))) < 1e-12
+    near(value, float(cases.loss(case, *case.oracle())), "forward")
     JAX.close(grads["x"], cases.expected("lstm/bias/lengths").x, "gradient", "float64")
     assert not np.asarray(grads["x"])[case.padding()].any()
 
@@ -155,14 +155,14 @@ def test_gradients_of_gradients():
         return jax.grad(slope)(point_of(case))
 
     by_hand, traced = along(case.layer), along(replace(case.layer, traced=True))
-    assert_close(by_hand, traced, 1e-11)
+    assert_close(by_hand, traced, "gradient")
     step = 1e-5
     ends = []
     for sign in (1, -1):
         point = {k: v + sign * step * direction[k] for k, v in case.point.items()}
         ends.append(JAX.host(jax.grad(partial(loss, case.layer, case))(JAX.array(point))))
     for key in case.point:  # the Hessian is symmetric: its product with the direction is the slope of the gradient
-        assert largest_error(np.asarray(by_hand[key]), (ends[0][key] - ends[1][key]) / (2 * step)) < 1e-6, key
+        near(np.asarray(by_hand[key]), (ends[0][key] - ends[1][key]) / (2 * step), "differences", key)
 
 
 def test_forward_mode_needs_the_traced_layer():
@@ -173,7 +173,7 @@ def test_forward_mode_needs_the_traced_layer():
         jax.jvp(partial(loss, case.layer, case), (point,), (tangent,))
     _, slope = jax.jvp(partial(loss, replace(case.layer, traced=True), case), (point,), (tangent,))
     grads = jax.grad(partial(loss, case.layer, case))(point)
-    assert largest_error(slope, sum(float((grads[k] * tangent[k]).sum()) for k in grads)) < 1e-12
+    near(slope, sum(float((grads[k] * tangent[k]).sum()) for k in grads), "gradient")
 
 
 # ---- vmap ------------------------------------------------------------------------------------------------------

@@ -103,11 +103,11 @@ def test_any_number_of_axes(subject, shape):
     value, gradient = cross_entropy_oracle(logits, labels, np.ones(shape, dtype=bool))
     loss = subject.function(softmax_cross_entropy)(subject.array(logits), subject.array(labels))
     subject.formed(loss.gradient, "float64", logits.shape)
-    np.testing.assert_allclose(float(subject.host(loss.value)), value, rtol=1e-14)
-    np.testing.assert_allclose(subject.host(loss.gradient), gradient, rtol=1e-13, atol=1e-16)
+    np.testing.assert_allclose(float(subject.host(loss.value)), value, rtol=RTOL["float64"])
+    np.testing.assert_allclose(subject.host(loss.gradient), gradient, rtol=RTOL["float64"], atol=1e-16)
     loss = subject.function(mean_squared_error)(subject.array(logits), subject.array(-logits))
     subject.formed(loss.value, "float64", ())
-    np.testing.assert_allclose(subject.host(loss.gradient), 4 * logits / max(logits.size, 1), rtol=1e-14)
+    np.testing.assert_allclose(subject.host(loss.gradient), 4 * logits / max(logits.size, 1), rtol=RTOL["float64"])
 
 
 def test_where_nothing_counts_all_is_zero(subject):
@@ -124,15 +124,15 @@ def test_where_nothing_counts_all_is_zero(subject):
 def test_huge_logits(subject):
     logits = np.array([[1e30, -1e30, 0.0], [1000.0, 1000.0, -1000.0]], dtype="float32")
     loss = subject.function(softmax_cross_entropy)(subject.array(logits), subject.array(np.array([0, 2])))
-    np.testing.assert_allclose(float(subject.host(loss.value)), (2000 + math.log(2)) / 2, rtol=1e-6)
-    np.testing.assert_allclose(subject.host(loss.gradient), [[0, 0, 0], [0.25, 0.25, -0.5]], rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(float(subject.host(loss.value)), (2000 + math.log(2)) / 2, rtol=RTOL["float32"])
+    np.testing.assert_allclose(subject.host(loss.gradient), [[0, 0, 0], [0.25, 0.25, -0.5]], rtol=RTOL["float32"])
 
 
 def test_a_class_can_be_taken_out(subject):
     logits = np.array([[0.5, -np.inf, 0.5]])
     loss = subject.function(softmax_cross_entropy)(subject.array(logits), subject.array(np.array([2])))
-    np.testing.assert_allclose(float(subject.host(loss.value)), math.log(2), rtol=1e-15)
-    np.testing.assert_allclose(subject.host(loss.gradient), [[0.5, 0, -0.5]], rtol=1e-15)
+    np.testing.assert_allclose(float(subject.host(loss.value)), math.log(2), rtol=1e-15)  # measured: 0
+    np.testing.assert_allclose(subject.host(loss.gradient), [[0.5, 0, -0.5]], rtol=1e-15)  # measured: 0
     loss = subject.function(softmax_cross_entropy)(subject.array(logits), subject.array(np.array([1])))
     assert float(subject.host(loss.value)) == math.inf
 
@@ -232,6 +232,7 @@ def test_gradients_are_those_of_jax(masked):
         derivative = jax.grad(lambda z, f=loss, o=other: f(z, o, mask).value)(jax.numpy.asarray(logits))
         written = loss(jax.numpy.asarray(logits), other, mask).gradient
         assert float(abs(written).max()) > 0.01
+        # Measured: 1.5e-8 of values up to 0.14.
         np.testing.assert_allclose(np.asarray(written), np.asarray(derivative), rtol=3e-6, atol=3e-8)
 
 
@@ -290,7 +291,7 @@ def test_labels_out_of_range(subject, bad):
         return
     loss = subject.function(softmax_cross_entropy)(*arguments)  # under a trace: clamped
     value, _ = cross_entropy_oracle(logits, np.clip(labels, 0, V - 1), np.ones((T, N), dtype=bool))
-    np.testing.assert_allclose(float(loss.value), value, rtol=1e-14)
+    np.testing.assert_allclose(float(loss.value), value, rtol=RTOL["float64"])
 
 
 def test_a_single_label_out_of_range():

@@ -165,7 +165,7 @@ def test_a_numpy_scalar_does_not_promote(make):
     expected, _ = make(0.5 * 0.9**3).update(grads, state, params)
     for name, update in updates.items():
         assert update.dtype == np.float32
-        np.testing.assert_allclose(update, expected[name], rtol=1e-6)
+        np.testing.assert_allclose(update, expected[name], rtol=1e-6)  # measured: 0; a power may round otherwise
 
 
 def test_float32_keeps_the_bias_correction(subject):
@@ -174,7 +174,7 @@ def test_float32_keeps_the_bias_correction(subject):
     grads = {"w": subject.array(np.array([1e-3, -2.0, 30.0]), "float32")}
     optimizer = Adam(0.25, eps=0.0)
     updates, _ = subject.function(optimizer.update)(grads, optimizer.init(params), params)
-    np.testing.assert_allclose(subject.host(updates["w"]), [-0.25, 0.25, -0.25], rtol=5e-7)
+    np.testing.assert_allclose(subject.host(updates["w"]), [-0.25, 0.25, -0.25], rtol=5e-7)  # measured: 1.2e-7
 
 
 def test_optimizers_are_values():
@@ -339,10 +339,10 @@ def test_schedules(subject, schedule, formula):
     call = subject.function(schedule)
     for k in (0, 1, 3, 4, 5, 9, 17, 40):
         assert type(schedule(k)) is float
-        assert math.isclose(schedule(k), formula(k), rel_tol=1e-14, abs_tol=1e-16)
+        assert math.isclose(schedule(k), formula(k), rel_tol=4e-15)  # measured: 3.3e-16
         value = call(subject.array(np.asarray(k, dtype=np.int32)))
         assert tuple(value.shape) == ()
-        assert math.isclose(float(value), formula(k), rel_tol=3e-7, abs_tol=1e-7)
+        assert math.isclose(float(value), formula(k), rel_tol=6e-15)  # measured: 6e-16
 
 
 # ---- the device ------------------------------------------------------------------------------

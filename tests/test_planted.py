@@ -462,7 +462,7 @@ def losses(pr: Any) -> None:
         for which in ("all", "mask"):
             c = case(f"{name}/{which}")
             value, gradient = function(c[first], c[second], c["mask"] if which == "mask" else None)
-            assert largest_error(value, c["value"]) <= 1e-12
+            assert largest_error(value, c["value"]) <= TOLERANCES["forward", "float64"].limit
             assert largest_error(gradient, c["grad/" + first]) <= TOLERANCES["gradient", "float64"].limit
 
 
