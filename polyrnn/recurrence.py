@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from . import kernels
+from ._door import wide
 from .backends import Backend
 from .cells import Cell, Masked
 
@@ -84,10 +85,11 @@ def backward(
         dstate, (dpre, drec) = backend.scan(step_backward, dstate, (residuals, dy), reverse=True)
         drec = dpre if drec is None else drec
         grads = cell.weight_gradients(xp, params, inputs, residuals, dpre, drec)
-        sums = {name: total + grads[name] for name, total in sums.items()}
+        sums = {name: total + wide(xp, grads[name]) for name, total in sums.items()}
         return (dstate, sums), cell.project_backward(xp, params, dpre)
 
-    carry = (dstate, {name: xp.zeros_like(weight) for name, weight in params.items()})
+    carry = (dstate, {name: wide(xp, xp.zeros_like(weight)) for name, weight in params.items()})
     size = steps_per_block(x.shape[2])
-    (dstate, grads), dx = backend.scan_blocks(block, carry, (inputs, residuals, dy), size, reverse=True)
+    (dstate, sums), dx = backend.scan_blocks(block, carry, (inputs, residuals, dy), size, reverse=True)
+    grads = {name: xp.astype(total, params[name].dtype, copy=False) for name, total in sums.items()}
     return grads, dx, dstate
