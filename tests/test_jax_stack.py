@@ -189,26 +189,30 @@ def test_hessian_vector_products(kind):
 # ---- forward mode and Jacobians --------------------------------------------------------------------------------
 
 
+def last(layer: Any, point: dict, x: Any) -> Any:
+    return layer(point["params"], x, point["state"])[0][-1]
+
+
 @kinds
-def test_forward_mode_needs_the_traced_layer(kind):
+def test_forward_mode_is_refused_of_the_hand_written_backward(kind):
     layer = SMALL[kind]
-    traced = replace(layer, traced=True)
     point = JAX.array(point_of(layer))
-
-    def last(layer: Any, x: Any) -> Any:
-        return layer(point["params"], x, point["state"], seed=SEED)[0][-1]
-
-    for forward_mode in (jax.jacfwd(partial(last, layer)), lambda x: jax.jvp(partial(last, layer), (x,), (x,))):
+    function = partial(last, layer, point)
+    for forward_mode in (jax.jacfwd(function), lambda x: jax.jvp(function, (x,), (x,))):
         with pytest.raises(TypeError, match="custom_vjp"):
             forward_mode(point["x"])
-    by_hand = jax.jit(jax.jacrev(partial(last, layer)))(point["x"])
-    along_x = (point["x"],), (jnp.cos(point["x"]),)
-    by_columns, (_, slope) = jax.jit(
-        lambda x, along_x: (jax.jacfwd(partial(last, traced))(x), jax.jvp(partial(last, traced), *along_x))
-    )(point["x"], along_x)
-    assert by_hand.shape == (BATCH, layer.cell.state_sizes(HIDDEN)[0], STEPS, BATCH, INPUTS)
+
+
+def test_forward_mode_of_the_traced_layer():
+    """The Jacobian by columns and a slope, against the Jacobian by rows of the hand-written backward pass."""
+    layer = SMALL["lstm"]
+    point = JAX.array(point_of(layer))
+    traced, x = partial(last, replace(layer, traced=True), point), point["x"]
+    by_hand = jax.jit(jax.jacrev(partial(last, layer, point)))(x)
+    by_columns, (_, slope) = jax.jit(lambda x, v: (jax.jacfwd(traced)(x), jax.jvp(traced, (x,), (v,))))(x, jnp.cos(x))
+    assert by_hand.shape == (BATCH, layer.proj_size, STEPS, BATCH, INPUTS)
     JAX.close(by_columns, JAX.host(by_hand), "gradient", "float64")
-    JAX.close(slope, JAX.host(jnp.tensordot(by_hand, jnp.cos(point["x"]), axes=3)), "gradient", "float64")
+    JAX.close(slope, JAX.host(jnp.tensordot(by_hand, jnp.cos(x), axes=3)), "gradient", "float64")
 
 
 # ---- compilation -----------------------------------------------------------------------------------------------
@@ -255,7 +259,7 @@ def test_a_training_step_compiles_once():
 
 def test_value_and_grad_compiles_once():
     """Eager, and inside jax.jit, where a counter of traces says the same."""
-    model = pr.Sequential(d=pr.Dropout(0.4), l=pr.RNN(INPUTS, HIDDEN), h=pr.Linear(HIDDEN, INPUTS))
+    model = ONE_WAY["rnn"]
     eager, traces = pr.value_and_grad(model, pr.mean_squared_error), []
     params = model.init(seed=0, backend="jax", dtype="float64")
 
@@ -266,7 +270,7 @@ def test_value_and_grad_compiles_once():
 
     def everything(factor: int) -> None:
         rng = np.random.default_rng(factor)
-        x, targets = JAX.array(rng.standard_normal((2, STEPS, BATCH, INPUTS)))
+        x, targets = JAX.array(tuple(rng.standard_normal((STEPS, BATCH, size)) for size in (INPUTS, HIDDEN)))
         lengths, seed = JAX.array((np.asarray([7, factor, 0]), np.asarray(factor)))
         eager(params, x, targets, None, lengths, factor)
         jitted(params, x, targets, None, lengths, seed)
