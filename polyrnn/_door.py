@@ -158,3 +158,8 @@ def clean(xp: Any, valid: Any, array: Any) -> Any:
     while valid.ndim < array.ndim:
         valid = valid[..., None]
     return xp.where(valid, array, xp.zeros_like(array))
+
+
+def wide(xp: Any, array: Any) -> Any:
+    """The array in float32 if it is of half precision: a long sum carried in that would stand still."""
+    return xp.astype(array, xp.float32) if xp.finfo(array.dtype).bits < 32 else array

@@ -171,6 +171,8 @@ FEATURES: tuple[Feature, ...] = (
     Feature("losses, optimisers, clipping, schedules, a training step", remarks={"jax": "yes, as one function"}),
     Feature("float32"),
     Feature("float64", remarks={"jax": "with `jax_enable_x64`"}),
+    Feature("float16 (layers; sums in float32)", ("numpy", "cupy", "jax"), {"numpy": "yes, slow"}),
+    Feature("bfloat16 (layers; sums in float32)", ("jax",)),
     Feature("in-place kernels", ("numpy",), {"numpy": _names(kernels._REGISTRY, "numpy")}),
     Feature("`jit`, `vmap`; the library's `grad` through the hand-written backward pass", ("jax",)),
 )

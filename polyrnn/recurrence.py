@@ -15,6 +15,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from . import kernels
+from ._door import wide
 from .backends import Backend, tree_map
 from .cells import Cell, Expected, Held
 from .masks import keep_mask
@@ -96,7 +97,8 @@ def backward(
     run = _runner(backend, options, params, x, noise, each)
     sums = run.zeros(x.shape[-1])
     if not options.remat:
-        return run.backward(_by_step(x, noise), residuals, dy, dstate, sums)
+        sums, dx, dstate = run.backward(_by_step(x, noise), residuals, dy, dstate, sums)
+        return run.narrow(sums), dx, dstate
 
     def segment(carry: tuple, block: tuple) -> tuple[tuple, Any]:
         (dstate, sums), ((inputs, dy), start) = carry, block
@@ -107,7 +109,7 @@ def backward(
     size = steps_per_segment(options.remat, x.shape[-1])
     inputs = (_by_step(x, noise), dy)
     (dstate, sums), dx = backend.scan_blocks(segment, (dstate, sums), inputs, size, reverse=True, rows=residuals)
-    return sums, dx, dstate
+    return run.narrow(sums), dx, dstate
 
 
 def _by_step(x: Any, noise: Noise) -> tuple:
@@ -131,6 +133,9 @@ class _Runner:
 
     def zeros(self, batch: int) -> dict:
         return {name: self.backend.xp.zeros_like(weight) for name, weight in self.params.items()}
+
+    def narrow(self, sums: dict) -> dict:
+        return sums
 
 
 class _Fast(_Runner):
@@ -207,7 +212,7 @@ class _Reference(_Runner):
             (dstate, sums), (x, residuals, dy) = carry, block
             dstate, (dpre, drec) = backend.scan(step_backward, dstate, (residuals, dy), reverse=True)
             grads = self.weight_gradients(x, residuals, dpre, dpre if drec is None else drec)
-            sums = {name: total + grads[name] for name, total in sums.items()}
+            sums = {name: total + wide(xp, grads[name]) for name, total in sums.items()}
             return (dstate, sums), cell.project_backward(xp, params, dpre)
 
         x = inputs[0]
@@ -231,8 +236,12 @@ class _Reference(_Runner):
         return self.wrapped(kept).weight_gradients(xp, self.params, x, residuals, dpre, drec)
 
     def zeros(self, batch: int) -> dict:
+        xp, found = self.backend.xp, super().zeros(batch)
+        found = {name: wide(xp, total) for name, total in found.items()}
         if not self.each:
-            return super().zeros(batch)
-        zero = super().zeros(batch)
+            return found
+        return {name: xp.broadcast_to(total, (batch, *total.shape)) for name, total in found.items()}
+
+    def narrow(self, sums: dict) -> dict:
         xp = self.backend.xp
-        return {name: xp.broadcast_to(total, (batch, *total.shape)) for name, total in zero.items()}
+        return {name: xp.astype(total, self.params[name].dtype, copy=False) for name, total in sums.items()}

@@ -18,7 +18,9 @@ if importlib.util.find_spec("jax"):
     jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 # Without JAX as a subject its own tests are not there; the summary says so.
-collect_ignore = [] if subjects.ALL["jax"] in subjects.running() else ["test_jax.py"]
+collect_ignore = (
+    [] if subjects.ALL["jax"] in subjects.running() else ["test_jax.py", "test_jax_stack.py", "test_optax.py"]
+)
 
 RAN: Counter[str] = Counter()
 LIVE = importlib.util.find_spec("torch") is not None

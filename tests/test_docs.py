@@ -24,6 +24,7 @@ PAGES = {
 }
 CELLS = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}  # a file of polyrnn/cells, its heading in docs/derivations.md
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+NEEDS = {"docs/jax.md": ("jax",), "with_optax": ("jax", "optax")}  # the others need NumPy alone
 
 NUMBER = re.compile(r"\((\d+)\)")
 FENCE = re.compile(r"^```(.*?)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -161,9 +162,16 @@ LEFT = {
 }
 
 
+def need(name: str) -> None:
+    """Skip, with the reason, where a page or an example lacks a library."""
+    for library in NEEDS.get(name, ()):
+        pytest.importorskip(library, reason=f"{name} needs {library}, which is not installed")
+
+
 @pytest.mark.parametrize("name", [name for name in PAGES if "```python\n" in PAGES[name]])
 def test_code_blocks_run(name, monkeypatch):
     """The Python blocks of a page, one after another in one namespace."""
+    need(name)
     monkeypatch.syspath_prepend(ROOT / "examples")  # a page may import from them
     page, namespace, found = PAGES[name], {"__name__": "page"}, 0
     for block in FENCE.finditer(page):
@@ -178,6 +186,7 @@ def test_code_blocks_run(name, monkeypatch):
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_run(path):
+    need(path.stem)
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "POLYRNN_BACKEND": "numpy"}
     command = [sys.executable, "-W", "error", str(path)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)

@@ -198,7 +198,7 @@ TABLE = [
     Plant(*BACKWARD, "d + above for", "above for"),
     Plant(*BACKWARD, "d if above is None else d + above", "d"),
     Plant(*BACKWARD, "(residuals, dy), reverse=True)", "(residuals, dy))"),
-    Plant(*BACKWARD, "total + grads[name]", "grads[name]"),
+    Plant(*BACKWARD, "total + wide(xp, grads[name])", "wide(xp, grads[name])"),
     Plant(*BACKWARD, "dpre if drec is None else drec", "dpre"),
     Plant(*BACKWARD, "dstate, (dpre, drec) = backend.scan", "_, (dpre, drec) = backend.scan"),
     Plant(*BACKWARD, "(x, residuals, dy), size, reverse=True)", "(x, residuals, dy), size)"),

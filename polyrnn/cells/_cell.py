@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
+from .._door import wide
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -49,7 +51,7 @@ class Cell:
         # One flat product: a batched one over T is up to four times slower at small batches.
         z = params["weight_ih"] @ columns(xp, x)
         b = self.projected_bias(xp, params)
-        return sequence(xp, z if b is None else z + b[..., None], x.shape[0])
+        return sequence(xp, z if b is None else z + b[..., None], x.shape[0], x.shape[-1])
 
     def projected_bias(self, xp: Any, params: dict) -> Any:
         """The biases that can be added before the loop, (G*H,) or None: both, but where a gate stands between them."""
@@ -68,7 +70,7 @@ class Cell:
 
     def project_backward(self, xp: Any, params: dict, dpre: Any) -> Any:
         """The gradient of x, (T, I, N): dx_t = W^T dpre_t for all t in one product."""
-        return sequence(xp, params["weight_ih"].mT @ columns(xp, dpre), dpre.shape[0])
+        return sequence(xp, params["weight_ih"].mT @ columns(xp, dpre), dpre.shape[0], dpre.shape[-1])
 
     def weight_gradients(self, xp: Any, params: dict, x: Any, residuals: Any, dpre: Any, drec: Any) -> dict:
         """The gradients of the parameters over a block of steps, from the stacked gradients of the pre-activations."""
@@ -92,11 +94,11 @@ def columns(xp: Any, sequence: Any) -> Any:
     return xp.reshape(turned, (*leading, rows, steps * batch))
 
 
-def sequence(xp: Any, columns: Any, steps: int) -> Any:
+def sequence(xp: Any, columns: Any, steps: int, batch: int) -> Any:
     """The inverse: (..., rows, T*N) as (T, ..., rows, N)."""
-    *leading, rows, count = columns.shape
+    *leading, rows, _ = columns.shape
     last = len(leading) + 2
-    apart = xp.reshape(columns, (*leading, rows, steps, count // steps if steps else 0))
+    apart = xp.reshape(columns, (*leading, rows, steps, batch))
     return xp.permute_dims(apart, (last - 1, *range(last - 1), last))
 
 
@@ -107,7 +109,7 @@ def over_steps(xp: Any, dz: Any, operand: Any) -> Any:
 
 def over_steps_and_examples(xp: Any, dz: Any) -> Any:
     """sum_t sum_n dz_t, (rows,), of (T, rows, N)."""
-    return xp.sum(dz, axis=(0, -1))
+    return xp.sum(wide(xp, dz), axis=(0, -1))
 
 
 def blocks(z: Any, count: int) -> tuple[Any, ...]:

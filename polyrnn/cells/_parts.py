@@ -5,6 +5,7 @@ Arrays are (..., rows, N), the columns being examples.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 EPSILON = 1e-5  # of the layer normalisation, as PyTorch's
@@ -65,8 +66,6 @@ def split(a: Any, groups: tuple[int, ...]) -> list[Any]:
     """The rows of a in groups of these shares."""
     if len(groups) == 1:
         return [a]
-    share, found, start = a.shape[-2] // sum(groups), [], 0
-    for group in groups:
-        found.append(a[..., start : start + group * share, :])
-        start += group * share
-    return found
+    share = a.shape[-2] // sum(groups)
+    starts = [share * sum(groups[:k]) for k in range(len(groups) + 1)]
+    return [a[..., start:end, :] for start, end in itertools.pairwise(starts)]

@@ -149,11 +149,16 @@ class GRUVariantCell(Cell):
         dp, dq, du = drec
         grads = {"weight_ih": over_steps(xp, dpre, x), "weight_hh": self.recurrent_gradients(xp, residuals, du)}
         if "bias_ih" in params:
-            grads["bias_ih"], grads["bias_hh"] = over_steps_and_examples(xp, dp), over_steps_and_examples(xp, dq)
+            grads = grads | {
+                "bias_ih": over_steps_and_examples(xp, dp),
+                "bias_hh": over_steps_and_examples(xp, dq),
+            }
         if self.layer_norm:  # (12)
             values = xp.concat((residuals.norm_rz.values, residuals.norm_n.values), axis=-2)
-            grads["weight_layer_norm_ih"] = over_steps_and_examples(xp, dp * residuals.norm_ih.values)
-            grads["weight_layer_norm_hh"] = over_steps_and_examples(xp, dq * values)
+            grads = grads | {
+                "weight_layer_norm_ih": over_steps_and_examples(xp, dp * residuals.norm_ih.values),
+                "weight_layer_norm_hh": over_steps_and_examples(xp, dq * values),
+            }
         return grads
 
     def recurrent_gradients(self, xp: Any, residuals: Any, drec: Any) -> Any:

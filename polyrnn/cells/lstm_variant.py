@@ -124,12 +124,12 @@ class LSTMVariantCell(Cell):
         H, rows = hidden_size, self.gates * hidden_size
         shapes = super().shapes(input_size, H, bias) | {"weight_hh": (rows, self.proj_size or H)}
         if self.peephole:
-            shapes["weight_peephole"] = ((self.gates - 1) * H,)
+            shapes = shapes | {"weight_peephole": ((self.gates - 1) * H,)}
         if self.layer_norm:
-            shapes |= {"weight_layer_norm_ih": (rows,), "weight_layer_norm_hh": (rows,), "weight_layer_norm_c": (H,)}
-            shapes |= {"bias_layer_norm_c": (H,)} if bias else {}
+            gains = {"weight_layer_norm_ih": (rows,), "weight_layer_norm_hh": (rows,), "weight_layer_norm_c": (H,)}
+            shapes = shapes | gains | ({"bias_layer_norm_c": (H,)} if bias else {})
         if self.proj_size:
-            shapes["weight_hr"] = (self.proj_size, H)
+            shapes = shapes | {"weight_hr": (self.proj_size, H)}
         return shapes
 
     def projected_bias(self, xp: Any, params: dict) -> Any:
@@ -193,20 +193,23 @@ class LSTMVariantCell(Cell):
         r = residuals
         grads = {"weight_ih": over_steps(xp, dpre, x), "weight_hh": self.recurrent_gradients(xp, r, dq)}  # (17)
         if "bias_ih" in params:
-            grads["bias_ih"] = grads["bias_hh"] = over_steps_and_examples(xp, da)
+            db = over_steps_and_examples(xp, da)
+            grads = grads | {"bias_ih": db, "bias_hh": db}
         if self.proj_size:
-            grads["weight_hr"] = over_steps(xp, dh, r.o * r.u)
+            grads = grads | {"weight_hr": over_steps(xp, dh, r.o * r.u)}
         if self.peephole:  # (18)
             da_i, da_f, _, da_o = self._four(da)
             products = [da_f * r.c_prev, da_o * r.c]
             products = products if self.coupled else [da_i * r.c_prev, *products]
-            grads["weight_peephole"] = over_steps_and_examples(xp, xp.concat(products, axis=-2))
+            grads = grads | {"weight_peephole": over_steps_and_examples(xp, xp.concat(products, axis=-2))}
         if self.layer_norm:  # (19)
-            grads["weight_layer_norm_ih"] = over_steps_and_examples(xp, da * r.norm_ih.values)
-            grads["weight_layer_norm_hh"] = over_steps_and_examples(xp, da * r.norm_hh.values)
-            grads["weight_layer_norm_c"] = over_steps_and_examples(xp, dn * r.norm_c.values)
+            grads = grads | {
+                "weight_layer_norm_ih": over_steps_and_examples(xp, da * r.norm_ih.values),
+                "weight_layer_norm_hh": over_steps_and_examples(xp, da * r.norm_hh.values),
+                "weight_layer_norm_c": over_steps_and_examples(xp, dn * r.norm_c.values),
+            }
         if "bias_layer_norm_c" in params:
-            grads["bias_layer_norm_c"] = over_steps_and_examples(xp, dn)
+            grads = grads | {"bias_layer_norm_c": over_steps_and_examples(xp, dn)}
         return grads
 
     def _four(self, a: Any) -> tuple[Any, ...]:
