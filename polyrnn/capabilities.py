@@ -107,6 +107,29 @@ _DEEP: dict[str, layers.Recurrent] = {
     ),
     "GRU reset before, both directions": layers.GRU(I, H, bidirectional=True, reset_after=False),
 }
+# Of each option a combination or two: with lengths, but for an ensemble, whose gradients have no padding to poison.
+_OPTIONS: dict[str, layers.Recurrent] = {
+    "RNN softsign, clipping": layers.RNN(I, H, nonlinearity="softsign", clip=0.9),
+    "LSTM, peepholes, projection": layers.LSTM(I, H, peephole=True, proj_size=3),
+    "LSTM, coupled gates, peepholes": layers.LSTM(I, H, coupled=True, peephole=True),
+    "LSTM, clipping of the gates and of c": layers.LSTM(I, H, clip=0.9, cell_clip=0.5),
+    "LSTM, layer normalisation": layers.LSTM(I, H, layer_norm=True),
+    "LSTM, other activations": layers.LSTM(
+        I, H, activations=(("scaled_tanh", 0.9, 0.7), "hard_sigmoid", "softplus", ("elu", 0.8), ("affine", 0.7, 0.1))
+    ),
+    "GRU reset after, layer normalisation": layers.GRU(I, H, layer_norm=True),
+    "GRU reset before, layer normalisation, clipping": layers.GRU(I, H, layer_norm=True, reset_after=False, clip=0.9),
+    "GRU, other activations": layers.GRU(I, H, activations=("hard_sigmoid", ("leaky_relu", 0.1), "softsign")),
+    "LSTM, 2 layers, variational dropout": layers.LSTM(
+        I, H, num_layers=2, input_dropout=0.3, recurrent_dropout=0.4, output_dropout=0.2
+    ),
+    "GRU reset before, both directions, variational dropout": layers.GRU(
+        I, H, reset_after=False, bidirectional=True, recurrent_dropout=0.4
+    ),
+    "LSTM, both directions, zoneout": layers.LSTM(I, H, bidirectional=True, zoneout_h=0.3, zoneout_c=0.2),
+    "GRU reset after, zoneout, segments of steps computed again": layers.GRU(I, H, zoneout_h=0.3, remat=3),
+    "LSTM, 2 layers, ensemble of 3": layers.LSTM(I, H, num_layers=2, ensemble=3),
+}
 _MODULES: dict[str, Module] = {
     "Embedding": Embedding(V, I),
     "Linear": Linear(I, H),
@@ -130,6 +153,7 @@ SUBJECTS: tuple[Subject, ...] = (
         for lengths in (False, True)
     ),
     *(_layer("layers", name, layer, lengths) for name, layer in _DEEP.items() for lengths in (False, True)),
+    *(_layer("layers", name, layer, not layer.ensemble) for name, layer in _OPTIONS.items()),
     *(_layer("modules", name, module, lengths) for name, module in _MODULES.items() for lengths in (False, True)),
     *(_loss("softmax cross-entropy", losses.softmax_cross_entropy, True, masked) for masked in (False, True)),
     *(_loss("mean squared error", losses.mean_squared_error, False, masked) for masked in (False, True)),
@@ -164,6 +188,12 @@ FEATURES: tuple[Feature, ...] = (
         for name in _LAYERS
     ),
     Feature("`num_layers`, `bidirectional`, `dropout` between layers, `proj_size` (LSTM), `batch_first`, `bias`"),
+    Feature(
+        "peepholes, coupled gates, clipping, layer normalisation (LSTM, GRU), a choice of activations for each gate"
+    ),
+    Feature("variational dropout of inputs, states and outputs; zoneout of h and c; masks by seed or passed in"),
+    Feature("segments of steps computed again (`remat`), truncated backpropagation through time"),
+    Feature("ensembles (`ensemble=E`), gradients of each example (`per_sample`)"),
     Feature("lengths or masks of valid steps, initial and final states, one step at a time, one sequence without N"),
     Feature("initialisers by name, learned initial states, cells of your own"),
     *(Feature(f"`{name}`") for name in dict.fromkeys(name.partition(",")[0] for name in _MODULES)),

@@ -86,9 +86,10 @@ def pieces(
 
 
 def _cut(x: Array, targets: Array, steps: int, lengths: Any, mask: Any, axis: int) -> Iterator[Piece]:
-    for start in range(0, x.shape[axis], steps):
-        part = (slice(None),) * axis + (slice(start, start + steps), ...)
-        k = x[part].shape[axis]
+    length = x.shape[axis]
+    for start in range(0, length, steps):
+        k = min(steps, length - start)
+        part = (slice(None),) * axis + (slice(start, start + k), ...)
         own = lengths
         if lengths is not None:
             if lengths.ndim == 1:

@@ -12,7 +12,7 @@ import importlib.machinery
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ import test_contract
 import test_functional
 import test_kernels
 import test_modules
+import test_options
 import test_pool
 import test_stack
 from oracle.stored import case
@@ -62,6 +63,7 @@ SOURCE = ("stack", "stack.py", "class _Source")
 LEARNED = ("learned", "_pure.py", "def backward")
 STACK = ("stack", "stack.py", "def forward")
 STACK_BACK = ("stack", "stack.py", "def backward")
+EXPECTED = ("cells/_cell.py", "class Expected(Wrapped)")
 PROJECTED = ("projection", "cells/lstm.py", "class ProjectedLSTMCell")
 EMBEDDING = ("embedding", "modules.py", "class Embedding")
 LINEAR = ("linear", "modules.py", "class Linear")
@@ -229,6 +231,131 @@ TABLE = [
     Plant(*STACK_BACK, "_drop(backend, tape.between[k - 1], dx, plan.dropout) if k else dx", "dx"),
     Plant(*STACK_BACK, "tape.between[k - 1], dx", "tape.between[0], dx"),
     Plant(*STACK_BACK, "x * (1 / (1 - rate))", "x"),
+    # -- dropout of states, zoneout, segments, ensembles, gradients of each example
+    Plant("state_dropout", "cells/_cell.py", "def dropped", "h * self.kept", "h"),
+    Plant(
+        "state_dropout",
+        "cells/_cell.py",
+        "def recurrent_gradients",
+        "self.dropped(xp, residuals.h_prev)",
+        "residuals.h_prev",
+    ),
+    Plant("state_dropout", *LSTM[1:], "@ self.dropped(xp, h_prev)", "@ h_prev"),
+    Plant("state_dropout", *LSTM[1:], 'self.dropped(xp, params["weight_hh"].mT @ dz)', 'params["weight_hh"].mT @ dz'),
+    Plant("state_dropout", *RNN[1:], "@ self.dropped(xp, h_prev)", "@ h_prev"),
+    Plant("state_dropout", *RNN[1:], 'self.dropped(xp, params["weight_hh"].mT @ dz)', 'params["weight_hh"].mT @ dz'),
+    Plant("state_dropout", *GRU[1:], "@ self.dropped(xp, h_prev)", "@ h_prev"),
+    Plant("state_dropout", *GRU[1:], 'self.dropped(xp, params["weight_hh"].mT @ dq)', 'params["weight_hh"].mT @ dq'),
+    Plant("state_dropout", *GRU[1:], "h = (1 - z) * n + z * h_prev", "h = (1 - z) * n + z * self.dropped(xp, h_prev)"),
+    Plant("state_dropout", *BEFORE[1:], "h = self.dropped(xp, h_prev)", "h = h_prev"),
+    Plant("state_dropout", *BEFORE[1:], "dr = dv * self.dropped(xp, h_prev)", "dr = dv * h_prev"),
+    Plant(
+        "state_dropout",
+        *BEFORE[1:],
+        "self.dropped(xp, dv * r + U_rz.mT @ dp_rz)",
+        "dv * r + self.dropped(xp, U_rz.mT @ dp_rz)",
+    ),
+    Plant(
+        "state_dropout",
+        *BEFORE[1:],
+        "        h = self.dropped(xp, residuals.h_prev)\n",
+        "        h = residuals.h_prev\n",
+    ),
+    Plant("input_dropout", *SOURCE[1:], "* (1 / (1 - rate))", "* 1.0"),
+    Plant("input_dropout", *STACK[1:], "x if inputs[-1] is None else x * inputs[-1]", "x"),
+    Plant("input_dropout", *STACK[1:], "x if output is None else x * output", "x"),
+    Plant("input_dropout", *STACK_BACK[1:], "dx if tape.inputs[k] is None else dx * tape.inputs[k]", "dx"),
+    Plant("input_dropout", *STACK_BACK[1:], "dy if dy is None or tape.output is None else dy * tape.output", "dy"),
+    Plant(
+        "zoneout",
+        *MASKED[1:],
+        "past = tuple(_where(xp, m, zero, d) for m, d, zero in pairs)",
+        "past = tuple(z for _, _, z in pairs)",
+    ),
+    Plant(
+        "zoneout",
+        "recurrence.py",
+        "def moves",
+        "move = masks[m] if masks else None",
+        "move = masks[m][::-1] if masks else None",
+    ),
+    Plant("zoneout", "recurrence.py", "def moves", "move if valid is None else move & valid", "move"),
+    Plant(
+        "zoneout", "recurrence.py", "def moves", "self.options.zoneout[m], getattr", "self.options.zoneout[0], getattr"
+    ),
+    Plant("zoneout", "recurrence.py", "def moves", ", steps).mT", ", None).mT"),
+    Plant("zoneout", *STACK[1:], "turn(xp, mask) for mask in noise.moves", "mask for mask in noise.moves"),
+    Plant("zoneout", *STACK[1:], "steps=turn(xp, steps)", "steps=steps"),
+    Plant("expected", *EXPECTED, "r * b + (1 - r) * a", "r * a + (1 - r) * b"),
+    Plant("expected", *EXPECTED, "tuple((1 - r) * d for", "tuple(d for"),
+    Plant("expected", *EXPECTED, "tuple(a + r * d for", "tuple(a for"),
+    Plant(
+        "segments",
+        "recurrence.py",
+        "def forward",
+        "return after, (y, tree_map(lambda part: part[None, ...], state))",
+        "return after, (y, tree_map(lambda part: part[None, ...], after))",
+    ),
+    Plant(
+        "segments",
+        "recurrence.py",
+        "def backward",
+        "run.backward(inputs, residuals, dy, dstate, sums)\n        return",
+        "run.backward(inputs, residuals, dy, dstate, run.zeros(x.shape[-1]))\n        return",
+    ),
+    Plant("segments", "recurrence.py", "def steps_per_segment", "return -(-remat // block) * block", "return remat"),
+    Plant(
+        "segments",
+        "backends/_eager.py",
+        "def scan_blocks",
+        "a[start // size, ...] for a in marks",
+        "a[0, ...] for a in marks",
+    ),
+    Plant(
+        "segments",
+        "kernels/_in_place.py",
+        "class InPlace",
+        "name: total.copy() for name, total in sums.items()",
+        "name: 0 * total for name, total in sums.items()",
+    ),
+    Plant("ensembles", *CELL[1:], "z + b[..., None]", "z + b[:1, ..., None]"),
+    Plant(
+        "ensembles",
+        *DEEP[1:],
+        "found.append([part[:, k, ...].mT for k in each])",
+        "found.append([part[:, 0, ...].mT for k in each])",
+    ),
+    Plant("ensembles", *LEARNED[1:], "dx = xp.sum(dx, axis=1)", "dx = dx[:, 0, ...]"),
+    Plant(
+        "ensembles",
+        "_recurrent.py",
+        "def draw",
+        "members = [self._draw_member(rng) for _ in range(self.ensemble)]",
+        "members = [self._draw_member(rng)] * self.ensemble",
+    ),
+    Plant(
+        "each",
+        "recurrence.py",
+        "def weight_gradients",
+        "apart(self.noise.kept[None, ...])[0, ...]",
+        "apart(self.noise.kept[None, ...])[0, ...] * 0 + 1",
+    ),
+    Plant(
+        "each", "recurrence.py", "def weight_gradients", "drec = dpre if same else tree_map(apart, drec)", "drec = dpre"
+    ),
+    Plant("each", *LEARNED[1:], "grads[name] = of_each if each else", "grads[name] = of_each[::-1, ...] if each else"),
+    Plant("truncated", "truncated.py", "def _cut", "xp.clip(lengths - start, 0, k)", "xp.clip(lengths, 0, k)"),
+    Plant(
+        "truncated", "truncated.py", "def function", "xp.where(count > 0, value * count, xp.zeros_like(value))", "value"
+    ),
+    Plant("truncated", "truncated.py", "def function", "g / weight", "g"),
+    Plant(
+        "truncated",
+        "truncated.py",
+        "def function",
+        "piece.x, piece.targets, state, piece",
+        "piece.x, piece.targets, None, piece",
+    ),
     # -- the projection
     Plant(*PROJECTED, 'params["weight_hr"] @ m, c', 'params["weight_hr"] @ (m + c), c'),
     Plant(*PROJECTED, '(params["weight_hr"] @ m, c), residual', '(params["weight_hr"] @ m, m), residual'),
@@ -509,6 +636,52 @@ def textbook(pr: Any) -> None:
         test_functional.test_sequences(NUMPY, generator(), kind, "float64")
 
 
+def input_dropout(pr: Any) -> None:
+    test_options.test_dropout_of_inputs_and_outputs_is_a_factor_of_x_and_y(NUMPY, "gru")
+
+
+def state_dropout(pr: Any) -> None:
+    for kind in ("rnn_tanh", "lstm", "gru", "gru_before"):
+        test_options.test_dropout_of_the_state_is_a_recurrent_weight_of_each_example(NUMPY, kind)
+
+
+def zoneout(pr: Any) -> None:
+    test_options.test_zoneout_holds_a_unit_at_its_own_steps(NUMPY, "lstm")
+    test_options.test_zoneouts_masks_of_a_seed_are_those_of_their_steps("lstm")
+    test_options.test_segments_on_every_backend(NUMPY, "noisy gru")
+    test_options.test_zoneout_with_lengths_and_both_directions("lstm")
+    test_options.test_zoneouts_masks_of_a_seed_have_their_rates_and_differ_from_block_to_block()
+
+
+def expected(pr: Any) -> None:
+    test_options.test_without_a_seed_zoneout_takes_the_mean(NUMPY, "lstm")
+    test_options.test_the_means_gradient("lstm")
+
+
+def segments(pr: Any) -> None:
+    for on in (True, False):
+        with pr.use_kernels(on):
+            test_options.test_gradients_of_segments_are_equal_to_the_last_bit_on_numpy("lstm", "float32", 40)
+            test_options.test_segments_on_every_backend(NUMPY, "gru")
+    with pr.use_kernels(True):
+        many_blocks(pr)
+
+
+def ensembles(pr: Any) -> None:
+    for kind in ("lstm", "gru"):
+        test_options.test_an_ensemble_is_its_members(NUMPY, kind, True, False)
+    test_options.test_an_ensembles_parameters_are_drawn_one_member_after_the_other()
+
+
+def each(pr: Any) -> None:
+    for kind in ("gru", "noisy lstm", "noisy gru"):
+        test_options.test_gradients_of_each_example(NUMPY, kind)
+
+
+def truncated(pr: Any) -> None:
+    test_options.test_truncated_gradients_forget_what_lies_before_a_piece(NUMPY, test_options.LENGTHS)
+
+
 CHECKS: dict[str, tuple[Callable[[Any], None], ...]] = {
     "rnn": (lambda pr: results("rnn_tanh", "rnn_relu"),),
     "lstm": (lambda pr: results("lstm"),),
@@ -522,6 +695,14 @@ CHECKS: dict[str, tuple[Callable[[Any], None], ...]] = {
     "drop_rate": (lambda pr: test_stack.test_masks_of_a_seed_drop_at_the_rate_and_differ_from_layer_to_layer(),),
     "projection": (projection,),
     "learned": (lambda pr: test_stack.test_learned_states_are_the_state_of_every_sequence_that_has_none(NUMPY, "rnn"),),
+    "input_dropout": (input_dropout,),
+    "state_dropout": (state_dropout,),
+    "zoneout": (zoneout,),
+    "expected": (expected,),
+    "segments": (segments,),
+    "ensembles": (ensembles,),
+    "each": (each,),
+    "truncated": (truncated,),
     "modules": (linear, embedding),
     "embedding": (embedding,),
     "linear": (linear,),
@@ -594,12 +775,20 @@ def under_test(pr: Any) -> Iterator[None]:
         options = {name: getattr(c.layer, name) for name in names}
         return replace(c, layer=make(c.layer.input_size, c.layer.hidden_size, bias=c.layer.bias, **options))
 
+    def layer(old: Any) -> Any:
+        return getattr(pr, type(old).__name__)(**{f.name: getattr(old, f.name) for f in fields(old)})
+
     get, random_case = cases.get, cases.random_case
     with pytest.MonkeyPatch.context() as patch, pr.use_kernels(False):
         patch.setattr(cases, "get", lambda name: moved(get(name)))
         patch.setattr(cases, "random_case", lambda *arguments: moved(random_case(*arguments)))
         patch.setattr(test_contract, "recurrence", sys.modules["polyrnn.recurrence"])
-        for module in (test_modules, test_pool, test_functional, test_stack):
+        patch.setattr(cases, "LAYERS", {k: (getattr(pr, c.__name__), o) for k, (c, o) in cases.LAYERS.items()})
+        for name in ("recurrence", "stack"):
+            patch.setattr(test_options, name, sys.modules[f"polyrnn.{name}"])
+        for table in ("NOISY", "LONG", "MEMBERS", "EACH"):
+            patch.setattr(test_options, table, {k: layer(v) for k, v in getattr(test_options, table).items()})
+        for module in (test_modules, test_pool, test_functional, test_stack, test_options):
             patch.setattr(module, "pr", pr)
         yield
 
