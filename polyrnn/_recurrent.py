@@ -192,25 +192,30 @@ class Recurrent(Module):
         params : dict
             The parameters, as `init` makes them.
         x : array (T, N, I), with `batch_first` (N, T, I); or one sequence, (T, I)
-            The input sequences.
+            The input sequences. Of an ensemble (T, N, I), which all members share, or (E, T, N, I).
         state : array or tuple of arrays (L*D, N, H), optional
             The initial state: h, for an LSTM (h, c); layer l and direction d stand at l*D + d. Zeros by default. h is
-            (L*D, N, P) with a projection; for one sequence there is no axis N.
+            (L*D, N, P) with a projection; for one sequence there is no axis N, for an ensemble E in front.
         lengths : array of integers (N,), optional
             The number of valid steps of each sequence, in any order, 0 allowed. Outputs past the end are zero, the
             final state is the one after the last valid step, a reverse direction starts there, and what stands in the
             padding changes nothing. Or a boolean array of x's shape without the last axis, True where a step is
             valid: at the others, wherever they are, the state stands still.
         seed : int or integer array, optional
-            Switches the dropout between the layers on.
+            Switches all dropout on, and zoneout from the expected state to drawn ones.
         masks : dict of boolean arrays, optional
-            The dropout's masks in place of those that a seed would give: "dropout_l0", ..., one for each layer but the
-            last, of the shape of that layer's outputs; True where an output is kept.
+            Masks in place of those that a seed would give, all that the layer has: True where an element is kept, or a
+            state moves. Of each step, in y's layout, (T, N, ...): "dropout_l0" (D*P), ..., of each layer but the last;
+            "zoneout_h_l0" (P) and "zoneout_c_l0" (H), of each recurrence. The same at all steps, (N, ...):
+            "input_dropout_l0" (I), then "input_dropout_l1" (D*P) and so on; "recurrent_dropout_l0" (P), of each
+            recurrence; "output_dropout" (D*P). A reverse direction's end in "_l0_reverse". For one sequence there is no
+            axis N; of an ensemble E stands in front, but not of "input_dropout_l0" where the members share x.
 
         Returns
         -------
         y : array (T, N, D*P), of x's layout
-            h of the last layer at every step, the reverse direction's after the forward one's.
+            h of the last layer at every step, the reverse direction's after the forward one's. Of an ensemble
+            (E, T, N, D*P).
         state : array or tuple of arrays (L*D, N, H)
             The final state, of the form of the initial one.
 
@@ -241,18 +246,20 @@ class Recurrent(Module):
         tape : LayerTape
             What this layer's `forward` returned; it stays whole and can be used again. It borrows x and the
             parameters: do not write into them in between.
-        dy : array (T, N, D*P), of x's layout, optional
+        dy : array (T, N, D*P), of y's layout, optional
             The gradient of the outputs. None means zero.
-        dstate : array or tuple of arrays (L*D, N, H), optional
+        dstate : array or tuple of arrays (L*D, N, H), for an ensemble (E, L*D, N, H), optional
             The gradient of the final state; None, of all or of a part, means zero.
         per_sample : bool
             Whether the parameters' gradients are those of each example alone, with an axis N in front, as differential
-            privacy and the study of single examples need them; their sum over N is the usual gradient.
+            privacy and the study of single examples need them; their sum over N is the usual gradient. Of an ensemble
+            they are (N, E, ...).
 
         Returns
         -------
         Gradients
-            `params` under the parameters' names, `x` of x's shape, `state` of the state's form.
+            `params` under the parameters' names, `x` of x's shape, for an x that the members of an ensemble share the
+            sum of theirs, `state` of the state's form.
         """
         if not isinstance(tape, LayerTape):
             raise TypeError(f"tape is a {type(tape).__name__}; expected what {type(self).__name__}.forward returned")

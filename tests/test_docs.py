@@ -22,7 +22,14 @@ PAGES = {
     for folder in (".", "docs", "examples")
     for path in sorted((ROOT / folder).glob("*.md"))
 }
-CELLS = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}  # a file of polyrnn/cells, its heading in docs/derivations.md
+CELLS = {  # a file of polyrnn/cells, its heading in docs/derivations.md
+    "rnn": "RNN",
+    "lstm": "LSTM",
+    "gru": "GRU",
+    "lstm_variant": "LSTM variant",
+    "gru_variant": "GRU variant",
+}
+KERNELS = ("rnn", "lstm", "gru")
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 NEEDS = {"docs/jax.md": ("jax",), "with_optax": ("jax", "optax")}  # the others need NumPy alone
 
@@ -95,7 +102,7 @@ def test_the_kernels_numbers_are_those_of_the_cells():
     source = (PACKAGE / "kernels" / "_numpy.py").read_text("utf-8")
     lines, classes = source.splitlines(), [n for n in ast.parse(source).body if isinstance(n, ast.ClassDef)]
     kernels = {n.name: "\n".join(lines[n.lineno - 1 : n.end_lineno]) for n in classes}  # with the last comment
-    for cell, name in CELLS.items():
+    for cell, name in ((cell, CELLS[cell]) for cell in KERNELS):
         stated = numbers(equations(docstring_of(cell)))
         assert used(kernels[name]), f"{name}: no comment carries a number"
         assert used(kernels[name]) <= set(stated), f"{name}: a number that {cell}.py lacks"

@@ -69,8 +69,35 @@ def test_its_gradients(mgu, lengths):
     assert check_layer(mgu.MGU(I, H), lengths=lengths, methods=["complex step", "differences"]).ok
 
 
+@pytest.mark.parametrize("options", [{"recurrent_dropout": 0.3}, {"zoneout_h": 0.3}], ids="-".join)
+def test_its_gradients_with_noise(mgu, options):
+    layer = mgu.MGU(I, H, num_layers=2, bidirectional=True, **options)
+    assert check_layer(layer, lengths=True, methods=["complex step", "differences"], seed=0).ok
+
+
+def test_an_ensemble_of_it_is_its_members(mgu):
+    masks = {"recurrent_dropout_l0": np.random.default_rng(9).random((3, N, H)) < 0.7}
+    together = mgu.MGU(I, H, recurrent_dropout=0.3, ensemble=3)
+    alone = mgu.MGU(I, H, recurrent_dropout=0.3)
+    params = together.init(seed=4, dtype="float64")
+    x, dy = np.random.default_rng(8).standard_normal((T, N, I)), np.random.default_rng(7).standard_normal((3, T, N, H))
+    y, h, tape = together.forward(params, x, lengths=LENGTHS, masks=masks)
+    grads = together.backward(tape, dy)
+    dx = np.zeros_like(x)
+    for e in range(3):
+        own, mask = {name: a[e] for name, a in params.items()}, {name: m[e] for name, m in masks.items()}
+        y_e, h_e, tape = alone.forward(own, x, lengths=LENGTHS, masks=mask)
+        grads_e = alone.backward(tape, dy[e])
+        np.testing.assert_allclose(y[e], y_e, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(h[e], h_e, rtol=0, atol=1e-14)
+        for name in params:
+            np.testing.assert_allclose(grads.params[name][e], grads_e.params[name], rtol=0, atol=1e-13)
+        dx += grads_e.x
+    np.testing.assert_allclose(grads.x, dx, rtol=0, atol=1e-13)
+
+
 def test_everywhere_the_same(mgu, subject):
-    layer = mgu.MGU(I, H, num_layers=2, bidirectional=True, dropout=0.3)
+    layer = mgu.MGU(I, H, num_layers=2, bidirectional=True, dropout=0.3, recurrent_dropout=0.3)
     host = arguments(layer, 5)
 
     def everything(params: Any, x: Any, h: Any, dy: Any) -> Any:
