@@ -107,7 +107,7 @@ _DEEP: dict[str, layers.Recurrent] = {
     ),
     "GRU reset before, both directions": layers.GRU(I, H, bidirectional=True, reset_after=False),
 }
-# Of each option a combination or two: with lengths, but for an ensemble, whose gradients have no padding to poison.
+# Of each option a combination or two, with lengths.
 _OPTIONS: dict[str, layers.Recurrent] = {
     "RNN softsign, clipping": layers.RNN(I, H, nonlinearity="softsign", clip=0.9),
     "LSTM, peepholes, projection": layers.LSTM(I, H, peephole=True, proj_size=3),
@@ -153,7 +153,7 @@ SUBJECTS: tuple[Subject, ...] = (
         for lengths in (False, True)
     ),
     *(_layer("layers", name, layer, lengths) for name, layer in _DEEP.items() for lengths in (False, True)),
-    *(_layer("layers", name, layer, not layer.ensemble) for name, layer in _OPTIONS.items()),
+    *(_layer("layers", name, layer, True) for name, layer in _OPTIONS.items()),
     *(_layer("modules", name, module, lengths) for name, module in _MODULES.items() for lengths in (False, True)),
     *(_loss("softmax cross-entropy", losses.softmax_cross_entropy, True, masked) for masked in (False, True)),
     *(_loss("mean squared error", losses.mean_squared_error, False, masked) for masked in (False, True)),

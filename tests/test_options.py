@@ -538,3 +538,30 @@ def test_pieces_cover_everything_once(steps):
 def test_what_truncation_refuses(model, steps, error, message):
     with pytest.raises(error, match=message):
         pr.truncated_value_and_grad(model, pr.mean_squared_error, steps)
+
+
+# ---- an ensemble in training -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_first", [False, True], ids=["T N", "N T"])
+@pytest.mark.parametrize("shared", [True, False], ids=["one x", "an x each"])
+@tagged("concrete", kernels=False)
+def test_an_ensemble_in_training(subject, shared, batch_first):
+    """Its loss with lengths is the mean of its members' own; `train_step` runs."""
+    one = pr.GRU(I, H, batch_first=batch_first)
+    layer, rng = replace(one, ensemble=3), np.random.default_rng(3)
+    a = point(layer, shared=shared)
+    x = np.swapaxes(a["x"], -2, -3) if batch_first else a["x"]
+    targets = rng.standard_normal((3, *x.shape[-3:-1], H))
+    params, x_, targets_, lengths = subject.array((a["params"], x, targets, LENGTHS))
+    value, grads = pr.value_and_grad(layer, pr.mean_squared_error)(params, x_, targets_, lengths=lengths)
+    own = pr.value_and_grad(one, pr.mean_squared_error)
+    alone = [own(member(a["params"], e), x if shared else x[e], targets[e], lengths=LENGTHS) for e in range(3)]
+    near(subject.host(value), np.mean([v for v, _ in alone]), "forward")
+    for name in one.shapes():
+        near(subject.host(grads[name]), np.stack([g[name] for _, g in alone]) / 3, "gradient")
+    optimizer = pr.SGD(0.1)
+    step = pr.train_step(layer, pr.mean_squared_error, optimizer)
+    after, *_, found, _ = step(params, optimizer.init(params), x_, targets_, lengths=lengths)
+    near(subject.host(found), subject.host(value), "same")
+    assert np.abs(subject.host(after["weight_hh_l0"]) - a["params"]["weight_hh_l0"]).max() > 0

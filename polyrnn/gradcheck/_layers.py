@@ -205,7 +205,8 @@ def layer_problem(layer: Module, x: Any, steps: int, batch: int, lengths: Any, s
         x = poisoned(chosen, valid, given["x"])
         y, state, tape = layer.forward(given["params"], x, given["state"], lengths=ends, seed=seed)
         dy, dstate = upstream
-        dy = dy if layer.pools else poisoned(chosen, valid, dy)
+        members = 1 if getattr(layer, "ensemble", 0) else 0
+        dy = dy if layer.pools else poisoned(chosen, valid, dy, members)
         params, dx, before = layer.backward(tape, dy, dstate)
         return (y, state), {"params": params, "x": dx, "state": before}
 
@@ -253,11 +254,11 @@ def _input(layer: Module, rng: numpy.random.Generator, *leading: int) -> Any:
     return rng.standard_normal((*leading, size))
 
 
-def poisoned(chosen: Backend, valid: Any, array: Any) -> Any:
-    """NaN where not valid, in an array of floating point numbers; ids stay."""
+def poisoned(chosen: Backend, valid: Any, array: Any, before: int = 0) -> Any:
+    """NaN where not valid, in an array of floating point numbers; ids stay. `before` counts the axes before (T, N)."""
     if valid is None or not chosen.xp.isdtype(array.dtype, "real floating"):
         return array
-    mask = valid.reshape(valid.shape + (1,) * (array.ndim - valid.ndim))
+    mask = valid.reshape((1,) * before + valid.shape + (1,) * (array.ndim - valid.ndim - before))
     nan = chosen.xp.full_like(array, float("nan"))
     return chosen.xp.where(chosen.asarray(numpy.broadcast_to(mask, array.shape).copy()), array, nan)
 
