@@ -35,6 +35,7 @@ class Module:
     batch_first: bool = False  # whether x is (N, T, ...)
     stepwise: bool = False  # whether it takes each step by itself, so that x need not have an axis of time
     pools: bool = False  # whether y has lost x's axis of time
+    ensemble: int = 0  # the number of networks that it is, each with its own parameters along their first axis; 0: one
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The parameters' names and shapes."""
@@ -129,7 +130,9 @@ class Stateless(Module):
         if lengths is not None:
             if x.ndim < 2:
                 raise ValueError(f"x has shape {tuple(x.shape)}; with lengths it must start with (T, N)")
-            valid = valid_steps(found, lengths, x)
+            valid = (
+                valid_steps(found, lengths, x[0, ...])[None, ...] if self.ensemble else valid_steps(found, lengths, x)
+            )
             x = clean(found.xp, valid, x)
         y, kept = self._run(found, params, x, seed, masks)
         return clean(found.xp, valid, y), None, Tape(params, kept, valid, y)

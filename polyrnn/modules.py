@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from ._door import (
     check_size,
     dtype_name,
     valid_steps,
+    wide,
 )
 from ._module import Gradients, Module, Stateless
 from .backends import Backend, backend_of
@@ -103,6 +104,9 @@ class Linear(Stateless):
         The last axis of x and of y.
     bias : bool
         Whether there is a b.
+    ensemble : int
+        E: as many such maps at once, for E recurrent layers that `ensemble` has made one; x is then (E, ..., in), and
+        weight and bias have an axis E in front. 0: one map.
 
     Notes
     -----
@@ -121,43 +125,54 @@ class Linear(Stateless):
     in_features: int
     out_features: int
     bias: bool = True
+    ensemble: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
         check_size("in_features", self.in_features)
         check_size("out_features", self.out_features)
         check_flag("bias", self.bias)
+        check_size("ensemble", self.ensemble, least=0)
+
+    @property
+    def _members(self) -> tuple[int, ...]:
+        return (self.ensemble,) if self.ensemble else ()
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Weight (out, in) and bias (out,)."""
-        shapes: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
-        return shapes | ({"bias": (self.out_features,)} if self.bias else {})
+        shapes = {"weight": (*self._members, self.out_features, self.in_features)}
+        return shapes | ({"bias": (*self._members, self.out_features)} if self.bias else {})
 
     def draw(self, rng: numpy.random.Generator) -> dict[str, numpy.ndarray]:
-        """U(-1/sqrt(in), 1/sqrt(in)), as PyTorch."""
+        """U(-1/sqrt(in), 1/sqrt(in)), as PyTorch; of an ensemble one member after the other."""
+        if self.ensemble:
+            members = [replace(self, ensemble=0).draw(rng) for _ in range(self.ensemble)]
+            return {name: numpy.stack([member[name] for member in members]) for name in self.shapes()}
         draw = initializers.uniform(self.in_features**-0.5)
         return {name: draw(rng, shape) for name, shape in self.shapes().items()}
 
     def _check(self, params: dict, x: Any) -> Backend:
         found = backend_of((params, x), "params and x")
         dtype = check_params(params, self.shapes(), "Linear")
-        if x.ndim < 1:
-            raise ValueError(f"x has shape (); expected (..., {self.in_features})")
-        check_array("x", x, (None,) * (x.ndim - 1) + (self.in_features,), dtype, "(..., in_features)")
+        lead = self._members
+        letters = "(E, ..., in_features)" if lead else "(..., in_features)"
+        if x.ndim <= len(lead):
+            raise ValueError(f"x has shape {tuple(x.shape)}; expected {letters}")
+        check_array("x", x, (*lead, *(None,) * (x.ndim - 1 - len(lead)), self.in_features), dtype, letters)
         return found
 
     def _run(self, backend: Backend, params: dict, x: Any, seed: Any, masks: Any) -> tuple[Any, Any]:
         xp = backend.xp
-        flat = xp.reshape(x, (-1, self.in_features))  # one product, whatever the leading axes
+        flat = xp.reshape(x, (*self._members, -1, self.in_features))  # one product, whatever the leading axes
         y = flat @ params["weight"].mT
-        y = y + params["bias"] if self.bias else y
+        y = y + params["bias"][..., None, :] if self.bias else y
         return xp.reshape(y, (*x.shape[:-1], self.out_features)), flat
 
     def _back(self, backend: Backend, params: dict, kept: Any, dy: Any) -> tuple[dict, Any]:
         xp = backend.xp
-        flat = xp.reshape(dy, (-1, self.out_features))
+        flat = xp.reshape(dy, (*self._members, -1, self.out_features))
         grads = {"weight": flat.mT @ kept}
         if self.bias:
-            grads["bias"] = xp.sum(flat, axis=0)
+            grads["bias"] = xp.astype(xp.sum(wide(xp, flat), axis=-2), dy.dtype, copy=False)
         return grads, xp.reshape(flat @ params["weight"], (*dy.shape[:-1], self.in_features))
 
 
@@ -273,6 +288,11 @@ class Sequential(Module):
     def draw(self, rng: numpy.random.Generator) -> dict[str, numpy.ndarray]:
         """Those of the members, drawn in order."""
         return {f"{name}.{key}": value for name, module in self.members for key, value in module.draw(rng).items()}
+
+    @property
+    def ensemble(self) -> int:  # type: ignore[override]
+        """The number of networks that run at once; 0 if it is one."""
+        return max(member.ensemble for _, member in self.members)
 
     @property
     def batch_first(self) -> bool:  # type: ignore[override]

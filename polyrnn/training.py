@@ -76,7 +76,7 @@ def value_and_grad(model: Module, loss: LossFunction, has_aux: bool = False) -> 
         y, end, tape = model.forward(params, x, state, lengths, seed, masks)
         if lengths is not None and mask is None and not model.pools:
             backend = backend_of((params, x), "params and x")
-            members = getattr(model, "ensemble", 0)
+            members = model.ensemble
             own = x[0, ...] if members and len(x.shape) == 4 else x
             mask = valid_steps(backend, lengths, own, model.batch_first)
             mask = mask.mT if model.batch_first else mask  # in the layout of y
@@ -307,7 +307,7 @@ def initial_state(model: Module, params: Arrays, x: Array) -> Any:
     """
     # Numbers have an axis of features behind that of time, ids have none; one sequence has no axis N before it.
     time = x.ndim - (1 if dtype_name(x) in INTEGERS else 2) if model.batch_first else 0
-    time = 1 + time // 2 if getattr(model, "ensemble", 0) and x.ndim == 4 else time
+    time = 1 + time // 2 if model.ensemble and x.ndim == 4 else time
     _, state = model(params, x[(slice(None),) * time + (slice(0, 0), ...)])  # after no steps it is what it was
     return _unlearned(model, state)
 

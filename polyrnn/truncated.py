@@ -144,6 +144,8 @@ def truncated_value_and_grad(
     for member in _members(model):
         if getattr(member, "bidirectional", False):
             raise ValueError(f"{member!r}: a second direction comes from the end; expected bidirectional=False")
+        if member.ensemble:
+            raise ValueError(f"{member!r}: pieces are cut along the first axes; expected ensemble=0")
         if member.pools:
             raise ValueError(f"{member!r}: it needs the whole sequence; expected a model that keeps the time")
     gradient = value_and_grad(model, loss, has_aux=True)

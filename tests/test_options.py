@@ -530,6 +530,7 @@ def test_pieces_cover_everything_once(steps):
     [
         (pr.GRU(I, H, bidirectional=True), 3, ValueError, "a second direction comes from the end"),
         (pr.Sequential(l=pr.GRU(I, H), p=pr.Pool("last")), 3, ValueError, "it needs the whole sequence"),
+        (pr.GRU(I, H, ensemble=2), 3, ValueError, "expected ensemble=0"),
         (pr.GRU(I, H), 0, ValueError, "steps=0"),
         (pr.GRU(I, H), 2.5, TypeError, "steps=2.5"),
         (pr.GRU(I, H), True, ValueError, "steps=True"),
@@ -565,3 +566,26 @@ def test_an_ensemble_in_training(subject, shared, batch_first):
     after, *_, found, _ = step(params, optimizer.init(params), x_, targets_, lengths=lengths)
     near(subject.host(found), subject.host(value), "same")
     assert np.abs(subject.host(after["weight_hh_l0"]) - a["params"]["weight_hh_l0"]).max() > 0
+
+
+@tagged("concrete", kernels=False)
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "lengths"])
+def test_an_ensemble_of_models(subject, lengths):
+    """Recurrent layer and head: the loss and the gradients of each member are those of the model alone."""
+    rng = np.random.default_rng(8)
+    one = pr.Sequential(layer=pr.LSTM(I, H), head=pr.Linear(H, 2))
+    models = pr.Sequential(layer=pr.LSTM(I, H, ensemble=3), head=pr.Linear(H, 2, ensemble=3))
+    params = {name: rng.standard_normal(shape) for name, shape in models.shapes().items()}
+    x, targets = rng.standard_normal((T, N, I)), rng.standard_normal((3, T, N, 2))
+    given = subject.array((params, x, targets))
+    own = None if lengths is None else subject.array(lengths)
+    value, grads = pr.value_and_grad(models, pr.mean_squared_error)(*given, lengths=own)
+    run = pr.value_and_grad(one, pr.mean_squared_error)
+    alone = [run(member(params, e), x, targets[e], lengths=lengths) for e in range(3)]
+    near(subject.host(value), np.mean([v for v, _ in alone]), "forward")
+    for name in one.shapes():
+        near(subject.host(grads[name]), np.stack([g[name] for _, g in alone]) / 3, "gradient")
+    drawn, generator = models.init(seed=2), np.random.default_rng(2)
+    first = [pr.LSTM(I, H).init(seed=generator) for _ in range(3)]
+    assert np.array_equal(drawn["layer.weight_hh_l0"][2], first[2]["weight_hh_l0"])
+    assert drawn["head.weight"].shape == (3, 2, H) and len(np.unique(drawn["head.weight"])) == 6 * H

@@ -205,7 +205,7 @@ def layer_problem(layer: Module, x: Any, steps: int, batch: int, lengths: Any, s
         x = poisoned(chosen, valid, given["x"])
         y, state, tape = layer.forward(given["params"], x, given["state"], lengths=ends, seed=seed)
         dy, dstate = upstream
-        members = 1 if getattr(layer, "ensemble", 0) else 0
+        members = 1 if layer.ensemble else 0
         dy = dy if layer.pools else poisoned(chosen, valid, dy, members)
         params, dx, before = layer.backward(tape, dy, dstate)
         return (y, state), {"params": params, "x": dx, "state": before}
