@@ -5,6 +5,7 @@ steps through these loops; ONNX Runtime's stored results; and those of layers bu
 """
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -219,3 +220,171 @@ def test_layer_normalisation_is_pytorchs(subject, name):
     expected = {key: TORCH[f"{name}/grad/{key}"] for key in layer.shapes()}
     subject.close(grads.params, expected, "normalised gradient", "float64", "grads.params")
     subject.close(grads.x, TORCH[f"{name}/grad/x"], "normalised gradient", "float64", "grads.x")
+
+
+# ---- bad input -------------------------------------------------------------------------------------------------------
+
+FLAG, LIMIT, WHOLE = "expected True or False", "expected a finite number > 0, or None", "expected a whole number"
+RATES = ("dropout", "input_dropout", "recurrent_dropout", "output_dropout", "zoneout_h", "zoneout_c")
+TWO = {"num_layers": 2}  # or else `dropout` warns
+
+BAD_OPTIONS: list[tuple[str, dict[str, Any], type[Exception], tuple[str, ...]]] = [
+    *[("LSTM", {name: 1}, TypeError, (f"{name}=1", FLAG)) for name in ("peephole", "coupled", "layer_norm")],
+    ("GRU", {"layer_norm": None}, TypeError, ("layer_norm=None", FLAG)),
+    ("GRU", {"reset_after": "no"}, TypeError, ("reset_after='no'", FLAG)),
+    *[
+        (kind, {name: value}, error, (f"{name}={value!r}", LIMIT))
+        for kind, name in (("LSTM", "clip"), ("LSTM", "cell_clip"), ("GRU", "clip"), ("RNN", "clip"))
+        for value, error in (
+            (0, ValueError),
+            (-1, ValueError),
+            (math.nan, ValueError),
+            (math.inf, ValueError),
+            ("1", TypeError),
+            (True, TypeError),
+        )
+    ],
+    *[
+        (kind, {"activations": value, **more}, ValueError, ("activations=", f"a tuple of {count}", letters))
+        for kind, value, more, count, letters in (
+            ("LSTM", ("tanh",) * 4, {}, 5, "i f g o h"),
+            ("LSTM", ("tanh",) * 5, {"coupled": True}, 4, "f g o h"),
+            ("LSTM", ["tanh"] * 5, {}, 5, "i f g o h"),
+            ("LSTM", "tanh", {}, 5, "i f g o h"),
+            ("LSTM", (), {}, 5, "i f g o h"),
+            ("GRU", ("tanh",) * 2, {}, 3, "r z n"),
+        )
+    ],
+    ("LSTM", {"activations": ("tanh", "tanh", "swish", "tanh", "tanh")}, ValueError, ("activations, g='swish'",)),
+    ("LSTM", {"activations": ("no",) + ("tanh",) * 3, "coupled": True}, ValueError, ("activations, f='no'",)),
+    ("LSTM", {"activations": ("tanh",) * 3 + (("tanh", 1.0), "tanh")}, ValueError, ("activations, o=", "no constants")),
+    ("LSTM", {"activations": ("tanh",) * 4 + (("elu", "a"),)}, TypeError, ("activations, h=", "'a' is no finite")),
+    ("LSTM", {"activations": ("affine",) + ("tanh",) * 4}, ValueError, ("activations, i=", "affine has alpha, beta")),
+    ("GRU", {"activations": ("tanh", None, "tanh")}, ValueError, ("activations, z=None",)),
+    ("GRU", {"activations": ("tanh", "tanh", ("elu", -1))}, ValueError, ("activations, n=", "alpha >= 0")),
+    ("RNN", {"nonlinearity": "swish"}, ValueError, ("nonlinearity='swish'", "'softplus'")),
+    ("RNN", {"nonlinearity": ("tanh", 1)}, ValueError, ("nonlinearity=('tanh', 1)", "no constants")),
+    *[
+        ("LSTM", {name: value, **TWO}, error, (f"{name}={value!r}", f"0 <= {name} < 1"))
+        for name in RATES
+        for value, error in ((1.0, ValueError), (-0.1, ValueError), (math.nan, ValueError), ("0.5", TypeError))
+    ],
+    *[
+        ("LSTM", {name: value}, error, (f"{name}={value!r}", WHOLE))
+        for name in ("remat", "ensemble")
+        for value, error in ((-1, ValueError), (True, ValueError), (1.5, TypeError), (None, TypeError))
+    ],
+    ("GRU", {"remat": "often"}, ValueError, ("remat='often'", WHOLE, "'auto'")),
+    ("GRU", {"ensemble": "two"}, TypeError, ("ensemble='two'", WHOLE)),
+    *[
+        (kind, {name: value}, TypeError, (name,))
+        for kind, name, value in (
+            ("RNN", "peephole", True),
+            ("RNN", "zoneout_c", 0.1),
+            ("RNN", "layer_norm", True),
+            ("RNN", "activations", ("tanh",)),
+            ("GRU", "peephole", True),
+            ("GRU", "coupled", True),
+            ("GRU", "cell_clip", 1.0),
+            ("GRU", "zoneout_c", 0.1),
+        )
+    ],
+]
+
+
+def refused(error: type[Exception], words: tuple[str, ...], do: Any, *arguments: Any, **options: Any) -> None:
+    with pytest.raises(error) as caught:
+        do(*arguments, **options)
+    assert type(caught.value) is error
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "options", "error", "words"), BAD_OPTIONS, ids=lambda v: str(v)[:60])
+def test_bad_options(kind, options, error, words):
+    refused(error, words, getattr(pr, kind), 2, 7, **options)
+
+
+def test_a_cell_that_does_not_drop_its_state():
+    class Cell(pr.cells.GRUCell):
+        drops_state = False
+
+    class Layer(pr.GRU):
+        cell = Cell()
+
+    refused(ValueError, ("recurrent_dropout=0.2", "Cell", "drops_state"), Layer, 2, 7, recurrent_dropout=0.2)
+    Layer(2, 7, zoneout_h=0.2, input_dropout=0.2)
+
+
+DROPPED = dict.fromkeys(RATES, 0.2) | TWO | {"bidirectional": True}
+T, N, I, H = variants.SIZES
+MASKS = {  # their shapes, and what these are called
+    "dropout_l0": ((T, N, 2 * H), "(T, N, D*P)"),
+    "input_dropout_l0": ((N, I), "(N, I)"),
+    "input_dropout_l1": ((N, 2 * H), "(N, D*P)"),
+    "recurrent_dropout_l0": ((N, H), "(N, H)"),
+    "recurrent_dropout_l1_reverse": ((N, H), "(N, H)"),
+    "output_dropout": ((N, 2 * H), "(N, D*P)"),
+    "zoneout_h_l0": ((T, N, H), "(T, N, H)"),
+    "zoneout_c_l0_reverse": ((T, N, H), "(T, N, H)"),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("kind", ["lacks", "None", "unknown", "size", "rank", "dtype", "other names"])
+def test_bad_masks(name, kind):
+    layer, (shape, letters) = pr.LSTM(I, H, **DROPPED), MASKS[name]
+    params, x = layer.init(dtype="float64"), np.ones((T, N, I))
+    shapes = {key: MASKS.get(key.replace("_l1", "_l0").replace("_reverse", ""), (None,))[0] for key in layer._masks}
+    shapes |= {key: known for key, (known, _) in MASKS.items()}
+    shapes |= {key: (T, N, H) for key in layer._masks if key.startswith("zoneout")}
+    masks = {key: np.ones(shapes[key], dtype=bool) for key in layer._masks}
+    layer(params, x, masks=masks)
+    found = f"masks['{name}'] has "
+    bad, error, words = {
+        "lacks": ({k: m for k, m in masks.items() if k != name}, ValueError, (f"masks lacks {name};",)),
+        "None": (masks | {name: None}, ValueError, (f"masks lacks {name};",)),
+        "unknown": (masks | {name + "9": masks[name]}, ValueError, (f"masks has unknown {name}9;", name)),
+        "size": (masks | {name: np.ones((*shape[:-1], 1), bool)}, ValueError, (found + "shape", str(shape), letters)),
+        "rank": (masks | {name: np.ones(shape[1:], bool)}, ValueError, (found + "shape", str(shape), letters)),
+        "dtype": (masks | {name: np.ones(shape)}, TypeError, (found + "dtype float64", "bool")),
+        "other names": ({"mask": masks[name]}, ValueError, ("masks lacks ", name, "and has unknown mask;")),
+    }[kind]
+    refused(error, words, layer, params, x, masks=bad)
+
+
+def test_masks_that_are_no_dict():
+    layer = pr.GRU(I, H, zoneout_h=0.2)
+    params, x = layer.init(dtype="float64"), np.ones((T, N, I))
+    refused(ValueError, ("masks is a ndarray", "zoneout_h_l0"), layer, params, x, masks=np.ones((T, N, H), bool))
+    plain = pr.GRU(I, H)
+    refused(ValueError, ("GRU has no dropout", "expected None"), plain, plain.init(dtype="float64"), x, masks={})
+
+
+def test_bad_arguments_of_an_ensemble():
+    layer, other = pr.LSTM(I, H, ensemble=4, recurrent_dropout=0.2), pr.LSTM(I, H, ensemble=2)
+    params, x, zeros = layer.init(dtype="float64"), np.ones((T, N, I)), np.zeros
+    *_, tape = layer.forward(params, x)
+    for error, words, do, *arguments in (
+        (ValueError, ("x has shape (5, 2)", "(T, N, I), or of each member (E, ...)"), layer, params, x[:, 0]),
+        (ValueError, ("x has shape (2, 5, 3, 2)", "(4, any, any, 2) = (E, T, N, I)"), layer, params, np.stack([x, x])),
+        (ValueError, ("x has shape (1, 1, 5, 3, 2)", "(E, ...)"), layer, params, x[None, None]),
+        (ValueError, ("state h has shape (1, 3, 7)", "(E, L*D, N, H)"), layer, params, x, (zeros((1, N, H)), None)),
+        (ValueError, ("state c has shape (2, 1, 3, 7)",), layer, params, x, (None, zeros((2, 1, N, H)))),
+        (ValueError, ("'weight_ih_l0'", "(2, 28, 2)", "(4, 28, 2)"), layer, other.init(dtype="float64"), x),
+        (ValueError, ("'weight_ih_l0'", "(28, 2)", "(4, 28, 2)"), layer, pr.LSTM(I, H).init(dtype="float64"), x),
+        (
+            ValueError,
+            ("dy has shape (5, 3, 7)", "(4, 5, 3, 7) = (E, T, N, D*P)"),
+            layer.backward,
+            tape,
+            zeros((T, N, H)),
+        ),
+        (ValueError, ("dstate h", "(E, L*D, N, H)"), layer.backward, tape, None, (zeros((1, N, H)), None)),
+        (ValueError, ("x has shape (2,)", "(N, I), or (4, N, 2) = (E, N, I)"), layer.step, params, x[0, 0]),
+        (ValueError, ("lengths has shape (4,)", "(3,) = (N,)"), layer, params, x, None, [1, 2, 3, 4]),
+    ):
+        refused(error, words, do, *arguments)
+    mask = {"recurrent_dropout_l0": np.ones((N, H), bool)}
+    refused(ValueError, ("has shape (3, 7)", "(4, 3, 7) = (E, N, H)"), layer, params, x, masks=mask)
+    plain = pr.LSTM(I, H)
+    refused(ValueError, ("(4, 5, 3, 2)", "(T, N, I)"), plain, plain.init(dtype="float64"), np.stack([x] * 4))
