@@ -99,6 +99,35 @@ def test_the_named_ones_bite():
 
 
 @pytest.mark.parametrize("name", variants.NAMED)
+def test_what_is_analytic_has_no_bend(name):
+    """Only then may gradcheck run the cell on complex numbers."""
+    v = variants.get(name)
+    options = [v.options.get(option) for option in ("clip", "cell_clip")]
+    functions = v.options.get("activations") or (v.options.get("nonlinearity", "tanh"),)
+    smooth = all((f if isinstance(f, str) else f[0]) in ("sigmoid", "tanh", "affine", "scaled_tanh") for f in functions)
+    assert v.layer(pr).cell.analytic == (smooth and options == [None, None])
+
+
+def no_steps(subject: Subject, name: str, sizes: tuple[int, int]) -> bool:
+    normalised = "layer_norm" in variants.NAMED[name][1] and sizes[0] == 0
+    return not (normalised or subject.kernel or "compiles" in subject.tags)
+
+
+@vary(no_steps, name=variants.NAMED, sizes=[(0, 3), (5, 0), (0, 0)])
+def test_no_steps_and_no_examples(subject, name, sizes):
+    v = variants.get(name)
+    layer, (steps, batch) = v.layer(pr), sizes
+    x, dy = v.x[:steps, :batch], v.dy[:steps, :batch]
+    state, dstate = (packed(tuple(part[:, :batch].copy() for part in s)) for s in (v.state, v.dstate))
+    params, above = subject.array(v.params), subject.array((dy, dstate))
+    y, end, tape = layer.forward(params, subject.array(x), subject.array(state))
+    grads = layer.backward(tape, *above)
+    subject.equal((y, end), (np.zeros_like(dy), state), "float64")
+    subject.equal((grads.x, grads.state), (np.zeros_like(x), dstate), "float64")
+    subject.equal(grads.params, {key: np.zeros_like(value) for key, value in v.params.items()}, "float64")
+
+
+@pytest.mark.parametrize("name", variants.NAMED)
 def test_steps_are_the_sequence(name):
     v = variants.get(name)
     if v.options.get("bidirectional"):
