@@ -59,6 +59,8 @@ class Recurrent(Module):
         for name in ("dropout", "input_dropout", "recurrent_dropout", "output_dropout", *self._zoneouts):
             check_rate(name, getattr(self, name))
         if self.remat != "auto":
+            if isinstance(self.remat, str):
+                raise ValueError(f"remat={self.remat!r}: expected a whole number of at least 0, or 'auto'")
             check_size("remat", self.remat, least=0)
         check_size("ensemble", self.ensemble, least=0)
         if self.dropout and self.num_layers == 1:
@@ -366,9 +368,14 @@ class Recurrent(Module):
             names = self._masks.keys()
             if not names:
                 raise ValueError(f"masks: {type(self).__name__} has no dropout; expected None")
-            if not isinstance(masks, dict) or masks.keys() != names:
-                found = ", ".join(map(str, masks)) if isinstance(masks, dict) else type(masks).__name__
-                raise ValueError(f"masks: found {found}; expected a dict of {', '.join(names)}")
+            if not isinstance(masks, dict):
+                raise ValueError(f"masks is a {type(masks).__name__}; expected a dict of {', '.join(names)}")
+            lacks, extra = [n for n in names if masks.get(n) is None], [str(n) for n in masks if n not in names]
+            if lacks or extra:
+                found = [
+                    f"{what} {', '.join(some)}" for what, some in (("lacks", lacks), ("has unknown", extra)) if some
+                ]
+                raise ValueError(f"masks {' and '.join(found)}; expected a dict of {', '.join(names)}")
             backend_of((x, masks), "x and masks")
             for name, mask in masks.items():
                 shape, letters = self._mask_form(name, x)

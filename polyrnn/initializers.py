@@ -144,7 +144,7 @@ def _pytorch(generator: np.random.Generator, cell: Any, shapes: dict, hidden_siz
 
 
 def _keras(generator: np.random.Generator, cell: Any, shapes: dict, hidden_size: int) -> dict[str, np.ndarray]:
-    """Input weights Glorot, recurrent weights orthogonal, biases 0 but for an LSTM's forget gate, which has 1."""
+    """Input weights Glorot, recurrent weights orthogonal, vectors 0 but for an LSTM's forget bias, which is 1."""
     draws = {"weight_ih": glorot, "weight_hh": orthogonal, "weight_hr": glorot}
     params = {name: draws.get(name, zeros)(generator, shape) for name, shape in shapes.items()}
     if "bias_ih" in params and "f" in cell.gate_names:
@@ -153,7 +153,7 @@ def _keras(generator: np.random.Generator, cell: Any, shapes: dict, hidden_size:
 
 
 def _lecun(generator: np.random.Generator, cell: Any, shapes: dict, hidden_size: int) -> dict[str, np.ndarray]:
-    """Weights normal with variance 1 / (number of inputs), biases 0: LeCun et al., Efficient BackProp (1998)."""
+    """Weights normal with variance 1 / (number of inputs), vectors 0: LeCun et al., Efficient BackProp (1998)."""
     return {
         name: normal(shape[1] ** -0.5)(generator, shape) if len(shape) > 1 else zeros(generator, shape)
         for name, shape in shapes.items()
@@ -167,8 +167,8 @@ SCHEMES: dict[str, Scheme] = {"pytorch": _pytorch, "keras": _keras, "lecun": _le
 class Chrono:
     """Gate biases for dependencies over up to `t_max` steps; the other parameters by the scheme `base`.
 
-    With u uniform between 1 and t_max - 1 for each unit, the LSTM's forget gate has the bias log u and its input gate
-    -log u; the GRU's update gate, which keeps the past, log u. Other biases are 0.
+    With u uniform between 1 and t_max - 1 for each unit, the LSTM's forget gate has the bias log u and its input gate,
+    if it has one, -log u; the GRU's update gate, which keeps the past, log u. Other biases of the gates are 0.
 
     Parameters
     ----------
@@ -216,7 +216,7 @@ class Chrono:
         long = np.log(generator.uniform(1, self.t_max - 1, hidden_size))
         params["bias_ih"], params["bias_hh"] = np.zeros(shapes["bias_ih"]), np.zeros(shapes["bias_hh"])
         params["bias_ih"][_rows(cell, keeps, hidden_size)] = long
-        if keeps == "f":
+        if "i" in cell.gate_names:  # coupled it is 1 - f, which comes to the same: sigmoid(-a) = 1 - sigmoid(a)
             params["bias_ih"][_rows(cell, "i", hidden_size)] = -long
         return params
 

@@ -88,6 +88,53 @@ def test_chrono_of_a_gru_lets_the_gate_that_keeps_the_past_keep_it():
     assert h.mean() > 0.9  # of the weights' random share, and of the state 1, the state is left
 
 
+@pytest.mark.parametrize("base", SCHEMES)
+def test_chrono_of_a_coupled_lstm_sets_the_gate_that_there_is(base):
+    params = drawn("LSTM", Chrono(200, base), coupled=True, peephole=True, layer_norm=True)
+    f, g, o = params["bias_ih_l0"].reshape(3, H)
+    assert (f >= 0).all() and f.max() > np.log(100) and (f <= np.log(199)).all()
+    assert not g.any() and not o.any() and not params["bias_hh_l0"].any()
+
+
+@pytest.mark.parametrize("scheme", [*SCHEMES, Chrono(200), Chrono(200, "keras")], ids=str)
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_gains_are_one_whatever_the_scheme(kind, scheme, bias):
+    if isinstance(scheme, Chrono) and not bias:
+        with pytest.raises(ValueError, match="has no biases"):
+            drawn(kind, scheme, layer_norm=True, bias=False)
+        return
+    params = drawn(kind, scheme, layer_norm=True, bias=bias, num_layers=2, bidirectional=True)
+    gains = {name: value for name, value in params.items() if name.startswith("weight_layer_norm")}
+    assert len(gains) == 4 * (3 if kind == "LSTM" else 2)
+    assert all((value == 1).all() for value in gains.values())
+    shifts = [value for name, value in params.items() if name.startswith("bias_layer_norm")]
+    assert len(shifts) == (4 if bias and kind == "LSTM" else 0)
+    assert all(value.any() == (scheme in ("pytorch", Chrono(200))) for value in shifts)
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+def test_peepholes_follow_the_scheme(coupled):
+    options = {"peephole": True, "coupled": coupled}
+    drawn_by = {scheme: drawn("LSTM", scheme, **options)["weight_peephole_l0"] for scheme in SCHEMES}
+    assert all(value.shape == ((2 if coupled else 3) * H,) for value in drawn_by.values())
+    assert 0.8 * H**-0.5 < np.abs(drawn_by["pytorch"]).max() <= H**-0.5
+    assert not drawn_by["keras"].any() and not drawn_by["lecun"].any()
+    chrono = drawn("LSTM", Chrono(200), **options)["weight_peephole_l0"]
+    np.testing.assert_array_equal(chrono, drawn_by["pytorch"])
+    bias = drawn("LSTM", "keras", **options)["bias_ih_l0"].reshape(-1, H)
+    np.testing.assert_array_equal(bias.any(axis=1), [letter == "f" for letter in ("fgo" if coupled else "ifgo")])
+
+
+def test_a_scheme_of_ones_own_is_not_asked_for_gains():
+    def ones(generator, cell, shapes, hidden_size):
+        assert set(shapes) == {"weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole", "bias_layer_norm_c"}
+        return {name: np.full(shape, 2.0) for name, shape in shapes.items()}
+
+    params = drawn("LSTM", ones, peephole=True, layer_norm=True)
+    assert (params["weight_layer_norm_c_l0"] == 1).all() and (params["weight_peephole_l0"] == 2).all()
+
+
 def test_a_scheme_of_ones_own():
     def ones(generator, cell, shapes, hidden_size):
         return {name: np.ones(shape) for name, shape in shapes.items()}

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import stacks
 import subjects
+import test_activations
 import test_contract
 import test_functional
 import test_kernels
@@ -28,6 +29,8 @@ import test_modules
 import test_options
 import test_pool
 import test_stack
+import test_variants
+import variants
 from oracle.stored import case
 
 import polyrnn
@@ -81,6 +84,16 @@ KERNEL_RNN = ("kernel_rnn", "kernels/_numpy.py", "class RNN(InPlace)")
 KERNEL_LSTM = ("kernel_lstm", "kernels/_numpy.py", "class LSTM(InPlace)")
 KERNEL_GRU = ("kernel_gru", "kernels/_numpy.py", "class GRU(InPlace)")
 TEXTBOOK = ("textbook", "_textbook.py", "class Textbook")
+VLSTM = ("lstm_variant", "cells/lstm_variant.py", "class LSTMVariantCell")
+VLSTM_BACK = ("lstm_variant", "cells/lstm_variant.py", "def step_backward")
+VGRU = ("gru_variant", "cells/gru_variant.py", "class GRUVariantCell")
+VGRU_BACK = ("gru_variant", "cells/gru_variant.py", "def step_backward")
+VGRU_SUMS = ("gru_variant", "cells/gru_variant.py", "def weight_gradients")
+VRNN = ("rnn_variant", "cells/rnn.py", "class RNNVariantCell")
+PARTS = ("parts", "cells/_parts.py", "def clip(")
+NORM = ("parts", "cells/_parts.py", "def normalize(")
+NORM_BACK = ("parts", "cells/_parts.py", "def normalize_backward(")
+ONNX = ("activations", "activations.py", "# ---- those of ONNX")
 
 TABLE = [
     # -- cells: forward
@@ -524,6 +537,284 @@ TABLE = [
     Plant("textbook", "activations.py", "def softmax_backward", "dy - xp.sum(dy * y", "dy - 0 * xp.sum(dy * y"),
     Plant("textbook", "activations.py", "def softmax_backward", "return y * (", "return ("),
     Plant("textbook", "activations.py", "def softmax(", "return e / xp.sum(e, axis=axis, keepdims=True)", "return e"),
+    # -- the cells' variants: LSTM
+    Plant(*VLSTM, "smooth = all(phi.analytic for phi in self.activations)", "smooth = True"),
+    Plant(*VLSTM, "return smooth and self.clip is None and self.cell_clip is None", "return smooth"),
+    Plant(*VLSTM, "h_prev, c_prev = state", "c_prev, h_prev = state"),
+    Plant(*VLSTM, "s_i, s_f, s_g, s_o, s_h = self.activations", "s_f, s_i, s_g, s_o, s_h = self.activations"),
+    Plant(*VLSTM, "s_i, s_f, s_g, s_o, s_h = self.activations", "s_i, s_f, s_g, s_h, s_o = self.activations"),
+    Plant(*VLSTM, "s_i, s_f, s_g, s_o, s_h = self.activations", "s_i, s_f, s_h, s_o, s_g = self.activations"),
+    Plant(*VLSTM, "p_i, p_f, p_o = self._peepholes(params)", "p_f, p_i, p_o = self._peepholes(params)"),
+    Plant(*VLSTM, "p_i, p_f, p_o = self._peepholes(params)", "p_i, p_o, p_f = self._peepholes(params)"),
+    Plant(
+        *VLSTM, 'xp, pre, params.get("weight_layer_norm_ih")', 'xp, 1 + pre * pre, params.get("weight_layer_norm_ih")'
+    ),
+    Plant(*VLSTM, 'pre, params.get("weight_layer_norm_ih")', 'pre, params.get("weight_layer_norm_hh")'),
+    Plant(*VLSTM, 'h_prev), params.get("weight_layer_norm_hh")', 'h_prev), params.get("weight_layer_norm_ih")'),
+    Plant(*VLSTM, "self.dropped(xp, h_prev)", "h_prev"),
+    Plant(*VLSTM, 'params["bias_ih"] + params["bias_hh"]', 'params["bias_ih"]'),
+    Plant(*VLSTM, "a_i, a_f, a_g, a_o = self._four(a)", "a_i, a_f, a_o, a_g = self._four(a)"),
+    Plant(*VLSTM, "z_f = clip(xp, add_scaled(a_f, p_f, c_prev), self.clip)", "z_f = add_scaled(a_f, p_f, c_prev)"),
+    Plant(*VLSTM, "add_scaled(a_f, p_f, c_prev), self.clip", "add_scaled(a_f, p_f, -c_prev), self.clip"),
+    Plant(*VLSTM, "add_scaled(a_f, p_f, c_prev), self.clip", "a_f, self.clip"),
+    Plant(*VLSTM, "z_g = clip(xp, a_g, self.clip)", "z_g = a_g"),
+    Plant(*VLSTM, "z_g = clip(xp, a_g, self.clip)", "z_g = clip(xp, add_scaled(a_g, p_f, c_prev), self.clip)"),
+    Plant(*VLSTM, "clip(xp, add_scaled(a_i, p_i, c_prev), self.clip)", "add_scaled(a_i, p_i, c_prev)"),
+    Plant(*VLSTM, "clip(xp, add_scaled(a_i, p_i, c_prev), self.clip)", "clip(xp, a_i, self.clip)"),
+    Plant(*VLSTM, "i = 1 - f if self.coupled", "i = f if self.coupled"),
+    Plant(*VLSTM, "c = clip(xp, f * c_prev + i * g, self.cell_clip)", "c = f * c_prev + i * g"),
+    Plant(*VLSTM, "f * c_prev + i * g, self.cell_clip", "f * c_prev + i * g, self.clip"),
+    Plant(*VLSTM, "f * c_prev + i * g, self.cell_clip", "i * c_prev + f * g, self.cell_clip"),
+    Plant(*VLSTM, "z_o = clip(xp, add_scaled(a_o, p_o, c), self.clip)", "z_o = add_scaled(a_o, p_o, c)"),
+    Plant(*VLSTM, "add_scaled(a_o, p_o, c), self.clip", "add_scaled(a_o, p_o, c_prev), self.clip"),
+    Plant(*VLSTM, "add_scaled(a_o, p_o, c), self.clip", "a_o, self.clip"),
+    Plant(*VLSTM, 'normalize(xp, c, params.get("', 'normalize(xp, c_prev, params.get("'),
+    Plant(*VLSTM, 'n + params["bias_layer_norm_c"][..., None] if', "n if"),
+    Plant(*VLSTM, "u = s_h(xp, n + ", "u = s_h(xp, c + "),
+    Plant(*VLSTM, 'params["weight_hr"] @ (o * u) if', 'params["weight_hr"] @ u if'),
+    Plant(*VLSTM, "else o * u  # (6)", "else o * n  # (6)"),
+    Plant(*VLSTM, "return (h, c), Residual", "return (h, n), Residual"),
+    Plant(*VLSTM, "else (z_i, z_f, z_g, z_o)", "else (z_f, z_i, z_g, z_o)"),
+    Plant(*VLSTM, "else (z_i, z_f, z_g, z_o)", "else (z_i, z_f, z_o, z_g)"),
+    Plant(*VLSTM, "Residual(h_prev, c_prev", "Residual(h, c_prev"),
+    Plant(*VLSTM, "Residual(h_prev, c_prev", "Residual(h_prev, c"),
+    Plant(*VLSTM, "o, c, u, norm_ih, norm_hh, norm_c)", "o, c, u, norm_hh, norm_ih, norm_c)"),
+    Plant(*VLSTM, "(None, *blocks(a, 3)) if", "(None, *blocks(a, 3)[::-1]) if"),
+    Plant(*VLSTM, "tuple([None, *parts] if", "tuple([None, *parts[::-1]] if"),
+    # -- its backward, line by line
+    Plant(*VLSTM_BACK, "dh, dc = dstate", "dc, dh = dstate"),
+    Plant(*VLSTM_BACK, "s_i, s_f, s_g, s_o, s_h = self.activations", "s_f, s_i, s_g, s_o, s_h = self.activations"),
+    Plant(*VLSTM_BACK, "s_i, s_f, s_g, s_o, s_h = self.activations", "s_i, s_f, s_o, s_g, s_h = self.activations"),
+    Plant(*VLSTM_BACK, "p_i, p_f, p_o = self._peepholes(params)", "p_f, p_i, p_o = self._peepholes(params)"),
+    Plant(*VLSTM_BACK, 'dm = params["weight_hr"].mT @ dh', 'dm = -params["weight_hr"].mT @ dh'),
+    Plant(*VLSTM_BACK, "dm * u * s_o.derivative(xp, o)", "dm * s_o.derivative(xp, o)"),
+    Plant(*VLSTM_BACK, "dm * u * s_o.derivative(xp, o)", "dm * u * s_o.derivative(xp, u)"),
+    Plant(
+        *VLSTM_BACK,
+        "clip_backward(xp, dm * u * s_o.derivative(xp, o), z_o, self.clip)",
+        "dm * u * s_o.derivative(xp, o)",
+    ),
+    Plant(*VLSTM_BACK, "s_o.derivative(xp, o), z_o,", "s_o.derivative(xp, o), z_f,"),
+    Plant(*VLSTM_BACK, "dn = dm * o * s_h.derivative(xp, u)", "dn = dm * s_h.derivative(xp, u)"),
+    Plant(*VLSTM_BACK, "dn = dm * o * s_h.derivative(xp, u)", "dn = dm * o"),
+    Plant(*VLSTM_BACK, "s_h.derivative(xp, u)", "s_h.derivative(xp, c)"),
+    Plant(*VLSTM_BACK, "dc = dc + normalize_backward", "dc = normalize_backward"),
+    Plant(*VLSTM_BACK, 'normalize_backward(xp, dn, params.get("weight_layer_norm_c"), norm_c)', "dn"),
+    Plant(*VLSTM_BACK, "clip_backward(xp, add_scaled(dc, p_o, da_o), c, self.cell_clip)", "add_scaled(dc, p_o, da_o)"),
+    Plant(*VLSTM_BACK, "add_scaled(dc, p_o, da_o), c", "dc, c"),
+    Plant(*VLSTM_BACK, "add_scaled(dc, p_o, da_o), c", "add_scaled(dc, p_o, da_o), c_prev"),
+    Plant(
+        *VLSTM_BACK,
+        "clip_backward(xp, add_scaled(dc, p_o, da_o), c, self.cell_clip)",
+        "add_scaled(clip_backward(xp, dc, c, self.cell_clip), p_o, da_o)",
+    ),
+    Plant(*VLSTM_BACK, "dc * g, dc * c_prev, dc * i", "dc * i, dc * c_prev, dc * g"),
+    Plant(*VLSTM_BACK, "dc * g, dc * c_prev, dc * i", "dc * g, dc * c, dc * i"),
+    Plant(*VLSTM_BACK, "dc * g, dc * c_prev, dc * i", "dc * g, dc * c_prev, dc * (1 - i)"),
+    Plant(*VLSTM_BACK, "df = df - di if self.coupled else df", "df = df"),
+    Plant(*VLSTM_BACK, "df = df - di if self.coupled else df", "df = df + di if self.coupled else df"),
+    Plant(*VLSTM_BACK, "df * s_f.derivative(xp, f), z_f", "df, z_f"),
+    Plant(*VLSTM_BACK, "df * s_f.derivative(xp, f), z_f", "df * s_f.derivative(xp, f), z_g"),
+    Plant(*VLSTM_BACK, "dg * s_g.derivative(xp, g), z_g", "dg, z_g"),
+    Plant(*VLSTM_BACK, "dg * s_g.derivative(xp, g), z_g", "dg * s_g.derivative(xp, g), z_f"),
+    Plant(*VLSTM_BACK, "add_scaled(dc * f, p_f, da_f)", "dc * f"),
+    Plant(*VLSTM_BACK, "add_scaled(dc * f, p_f, da_f)", "add_scaled(dc * i, p_f, da_f)"),
+    Plant(*VLSTM_BACK, "add_scaled(dc * f, p_f, da_f)", "add_scaled(dc * f, p_f, da_g)"),
+    Plant(*VLSTM_BACK, "xp.concat((da_f, da_g, da_o)", "xp.concat((da_g, da_f, da_o)"),
+    Plant(*VLSTM_BACK, "di * s_i.derivative(xp, i), z_i", "di, z_i"),
+    Plant(*VLSTM_BACK, "di * s_i.derivative(xp, i), z_i", "di * s_i.derivative(xp, i), z_f"),
+    Plant(*VLSTM_BACK, "dc_prev = add_scaled(dc_prev, p_i, da_i)", "dc_prev = dc_prev"),
+    Plant(*VLSTM_BACK, "(da_i, da_f, da_g, da_o)", "(da_i, da_f, da_o, da_g)"),
+    Plant(*VLSTM_BACK, 'normalize_backward(xp, da, params.get("weight_layer_norm_ih"), norm_ih)', "da"),
+    Plant(*VLSTM_BACK, 'params.get("weight_layer_norm_ih"), norm_ih)', 'params.get("weight_layer_norm_ih"), norm_hh)'),
+    Plant(*VLSTM_BACK, 'normalize_backward(xp, da, params.get("weight_layer_norm_hh"), norm_hh)', "da"),
+    Plant(*VLSTM_BACK, 'params.get("weight_layer_norm_hh"), norm_hh)', 'params.get("weight_layer_norm_ih"), norm_hh)'),
+    Plant(*VLSTM_BACK, 'self.dropped(xp, params["weight_hh"].mT @ dq)', 'params["weight_hh"].mT @ dq'),
+    Plant(*VLSTM_BACK, 'params["weight_hh"].mT @ dq', 'params["weight_hh"].mT @ dp'),
+    Plant(*VLSTM_BACK, "return dp, Recurrent(dh, da, dq, dn)", "return da, Recurrent(dh, da, dq, dn)"),
+    Plant(*VLSTM_BACK, "Recurrent(dh, da, dq, dn)", "Recurrent(-dh, da, dq, dn)"),
+    Plant(*VLSTM_BACK, "Recurrent(dh, da, dq, dn)", "Recurrent(dh, dp, dq, dn)"),
+    Plant(*VLSTM_BACK, "(dh_prev, dc_prev)", "(dh_prev, 0 * dc_prev)"),
+    Plant(*VLSTM_BACK, "over_steps(xp, dpre, x)", "over_steps(xp, da, x)"),
+    Plant(*VLSTM_BACK, "recurrent_gradients(xp, r, dq)", "recurrent_gradients(xp, r, da)"),
+    Plant(*VLSTM_BACK, "db = over_steps_and_examples(xp, da)", "db = over_steps_and_examples(xp, dq)"),
+    Plant(*VLSTM_BACK, "over_steps(xp, dh, r.o * r.u)", "over_steps(xp, dh, r.o * r.c)"),
+    Plant(*VLSTM_BACK, "[da_f * r.c_prev, da_o * r.c]", "[da_f * r.c, da_o * r.c]"),
+    Plant(*VLSTM_BACK, "[da_f * r.c_prev, da_o * r.c]", "[da_f * r.c_prev, da_o * r.c_prev]"),
+    Plant(*VLSTM_BACK, "[da_f * r.c_prev, da_o * r.c]", "[da_o * r.c, da_f * r.c_prev]"),
+    Plant(*VLSTM_BACK, "[da_i * r.c_prev, *products]", "[*products, da_i * r.c_prev]"),
+    Plant(*VLSTM_BACK, "(xp, da * r.norm_ih.values)", "(xp, dpre * r.norm_ih.values)"),
+    Plant(*VLSTM_BACK, "(xp, da * r.norm_hh.values)", "(xp, da * r.norm_ih.values)"),
+    Plant(*VLSTM_BACK, "(xp, dn * r.norm_c.values)", "(xp, dn * r.c)"),
+    Plant(*VLSTM_BACK, '{"bias_layer_norm_c": over_steps_and_examples(xp, dn)}', '{"bias_layer_norm_c": xp.sum(dh)}'),
+    # -- the cells' variants: GRU
+    Plant(*VGRU, "return self.clip is None and all(", "return all("),
+    Plant(*VGRU, "s_r, s_z, s_n = self.activations", "s_z, s_r, s_n = self.activations"),
+    Plant(*VGRU, "s_r, s_z, s_n = self.activations", "s_r, s_n, s_z = self.activations"),
+    Plant(*VGRU, "h = self.dropped(xp, h_prev)", "h = h_prev"),
+    Plant(*VGRU, '"weight_layer_norm_ih"), (2, 1))', '"weight_layer_norm_ih"), (1, 2))'),
+    Plant(*VGRU, 'p = p + params["bias_ih"][..., None]', "p = p + 0"),
+    Plant(*VGRU, 'split_candidate(params["bias_hh"], -1)', 'split_candidate(params["bias_ih"], -1)'),
+    Plant(*VGRU, "p_r, p_z, p_n = blocks(p, 3)", "p_z, p_r, p_n = blocks(p, 3)"),
+    Plant(*VGRU, "normalize(xp, U_rz @ h, gain_rz)", "normalize(xp, U_rz @ h_prev, gain_rz)"),
+    Plant(*VGRU, "q if b_rz is None else q + b_rz[..., None]", "q"),
+    Plant(*VGRU, "clip(xp, p_r + q_r, self.clip)", "p_r + q_r"),
+    Plant(*VGRU, "clip(xp, p_z + q_z, self.clip)", "p_z + q_z"),
+    Plant(*VGRU, "r, z = s_r(xp, a_r), s_z(xp, a_z)", "z, r = s_r(xp, a_r), s_z(xp, a_z)"),
+    Plant(*VGRU, "h if self.reset_after else r * h)", "h)"),
+    Plant(*VGRU, "h if self.reset_after else r * h)", "h if self.reset_after else r * h_prev)"),
+    Plant(*VGRU, "q_n if b_n is None else q_n + b_n[..., None]", "q_n"),
+    Plant(
+        *VGRU,
+        "a_n = clip(xp, p_n + (r * q_n if self.reset_after else q_n), self.clip)",
+        "a_n = p_n + (r * q_n if self.reset_after else q_n)",
+    ),
+    Plant(*VGRU, "p_n + (r * q_n if self.reset_after else q_n)", "p_n + q_n"),
+    Plant(*VGRU, "new = (1 - z) * n + z * h_prev", "new = z * n + (1 - z) * h_prev"),
+    Plant(*VGRU, "new = (1 - z) * n + z * h_prev", "new = (1 - z) * n + z * h"),
+    Plant(*VGRU, "else (a_r, a_z, a_n)", "else (a_z, a_r, a_n)"),
+    Plant(*VGRU, "else (a_r, a_z, a_n)", "else (a_r, a_n, a_z)"),
+    Plant(*VGRU, "Residual(h_prev, a", "Residual(new, a"),
+    # -- its backward, line by line
+    Plant(*VGRU_BACK, "s_r, s_z, s_n = self.activations", "s_z, s_r, s_n = self.activations"),
+    Plant(*VGRU_BACK, "s_r, s_z, s_n = self.activations", "s_r, s_n, s_z = self.activations"),
+    Plant(*VGRU_BACK, "dh * (h_prev - n)", "dh * (n - h_prev)"),
+    Plant(
+        *VGRU_BACK,
+        "clip_backward(xp, dh * (h_prev - n) * s_z.derivative(xp, z), a_z, self.clip)",
+        "dh * (h_prev - n) * s_z.derivative(xp, z)",
+    ),
+    Plant(*VGRU_BACK, "* s_z.derivative(xp, z)", ""),
+    Plant(*VGRU_BACK, "dh * (1 - z) * s_n", "dh * z * s_n"),
+    Plant(*VGRU_BACK, "* s_n.derivative(xp, n)", ""),
+    Plant(*VGRU_BACK, "s_n.derivative(xp, n), a_n", "s_n.derivative(xp, n), a_z"),
+    Plant(*VGRU_BACK, "dq_n = da_n * r if self.reset_after else da_n", "dq_n = da_n"),
+    Plant(*VGRU_BACK, "dq_n = da_n * r if self.reset_after else da_n", "dq_n = da_n * r"),
+    Plant(*VGRU_BACK, "du_n = normalize_backward(xp, dq_n, gain_n, norm_n)", "du_n = dq_n"),
+    Plant(*VGRU_BACK, "normalize_backward(xp, dq_n, gain_n, norm_n)", "normalize_backward(xp, da_n, gain_n, norm_n)"),
+    Plant(*VGRU_BACK, "dv = U_n.mT @ du_n", "dv = U_n @ du_n"),
+    Plant(*VGRU_BACK, "dv = U_n.mT @ du_n", "dv = U_n.mT @ dq_n"),
+    Plant(*VGRU_BACK, "dr = da_n * q_n if", "dr = da_n * h_prev if"),
+    Plant(*VGRU_BACK, "dv * self.dropped(xp, h_prev)", "dv * h_prev"),
+    Plant(*VGRU_BACK, "dv * self.dropped(xp, h_prev)", "dv"),
+    Plant(*VGRU_BACK, "dr * s_r.derivative(xp, r)", "dr"),
+    Plant(*VGRU_BACK, "s_r.derivative(xp, r), a_r", "s_r.derivative(xp, r), a_z"),
+    Plant(*VGRU_BACK, "dq_rz = xp.concat((da_r, da_z)", "dq_rz = xp.concat((da_z, da_r)"),
+    Plant(*VGRU_BACK, "xp.concat((dq_rz, da_n), axis=-2), xp", "xp.concat((dq_rz, dq_n), axis=-2), xp"),
+    Plant(*VGRU_BACK, "xp.concat((dq_rz, dq_n)", "xp.concat((dq_rz, da_n)"),
+    Plant(*VGRU_BACK, 'normalize_backward(xp, dp, params.get("weight_layer_norm_ih"), norm_ih, (2, 1))', "dp"),
+    Plant(*VGRU_BACK, "du_rz = normalize_backward(xp, dq_rz, gain_rz, norm_rz)", "du_rz = dq_rz"),
+    Plant(*VGRU_BACK, "dh_prev = dh * z + ", "dh_prev = "),
+    Plant(
+        *VGRU_BACK,
+        "self.dropped(xp, (dv if self.reset_after else dv * r) + U_rz.mT @ du_rz)",
+        "(dv if self.reset_after else dv * r) + U_rz.mT @ du_rz",
+    ),
+    Plant(*VGRU_BACK, "(dv if self.reset_after else dv * r) + U_rz", "dv + U_rz"),
+    Plant(*VGRU_BACK, "(dv if self.reset_after else dv * r) + U_rz", "dv * r + U_rz"),
+    Plant(*VGRU_BACK, " + U_rz.mT @ du_rz", ""),
+    Plant(*VGRU_BACK, "U_rz.mT @ du_rz", "U_rz.mT @ dq_rz"),
+    Plant(*VGRU_BACK, "return dw, Recurrent(dp, dq", "return dp, Recurrent(dp, dq"),
+    Plant(*VGRU_BACK, "return dw, Recurrent(dp, dq", "return dw, Recurrent(dq, dp"),
+    Plant(*VGRU_BACK, "xp.concat((du_rz, du_n)", "xp.concat((du_rz, dq_n)"),
+    Plant(*VGRU_SUMS, "over_steps(xp, dpre, x)", "over_steps(xp, dp, x)"),
+    Plant(*VGRU_SUMS, "recurrent_gradients(xp, residuals, du)", "recurrent_gradients(xp, residuals, dq)"),
+    Plant(*VGRU_SUMS, '"bias_ih": over_steps_and_examples(xp, dp)', '"bias_ih": over_steps_and_examples(xp, dq)'),
+    Plant(*VGRU_SUMS, '"bias_hh": over_steps_and_examples(xp, dq)', '"bias_hh": over_steps_and_examples(xp, du)'),
+    Plant(*VGRU_SUMS, "over_steps_and_examples(xp, dp * residuals", "over_steps_and_examples(xp, dpre * residuals"),
+    Plant(*VGRU_SUMS, "over_steps_and_examples(xp, dq * values)", "over_steps_and_examples(xp, dp * values)"),
+    Plant(*VGRU_SUMS, "over_steps_and_examples(xp, dq * values)", "over_steps_and_examples(xp, du * values)"),
+    Plant(
+        *VGRU_SUMS,
+        "residuals.norm_rz.values, residuals.norm_n.values",
+        "-residuals.norm_rz.values, residuals.norm_n.values",
+    ),
+    Plant(*VGRU_SUMS, "if self.reset_after:", "if True:"),
+    Plant(*VGRU_SUMS, "h = self.dropped(xp, residuals.h_prev)", "h = residuals.h_prev"),
+    Plant(*VGRU_SUMS, "over_steps(xp, du_n, residuals.r * h)", "over_steps(xp, du_n, residuals.z * h)"),
+    Plant(*VGRU_SUMS, "over_steps(xp, du_rz, h)", "over_steps(xp, du_rz, residuals.r * h)"),
+    # -- the cells' variants: RNN
+    Plant(*VRNN, "return self.clip is None and self.phi.analytic", "return self.phi.analytic"),
+    Plant(*VRNN, "self.dropped(xp, h_prev), self.clip)", "h_prev, self.clip)"),
+    Plant(*VRNN, "self.dropped(xp, h_prev), self.clip)", "self.dropped(xp, h_prev), None)"),
+    Plant(*VRNN, "h = self.phi(xp, z)", "h = self.phi(xp, pre)"),
+    Plant(*VRNN, "VariantResidual(h_prev, h, ", "VariantResidual(h, h, "),
+    Plant(*VRNN, "VariantResidual(h_prev, h, None if self.clip is None else z)", "VariantResidual(h_prev, h, h)"),
+    Plant(*VRNN, "dh * self.phi.derivative(xp, residual.h)", "dh"),
+    Plant(*VRNN, "self.phi.derivative(xp, residual.h)", "self.phi.derivative(xp, residual.h_prev)"),
+    Plant(*VRNN, "residual.h), residual.z, self.clip)", "residual.h), residual.z, None)"),
+    Plant(*VRNN, 'self.dropped(xp, params["weight_hh"].mT @ dz)', 'params["weight_hh"].mT @ dz'),
+    Plant(*VRNN, 'params["weight_hh"].mT @ dz', 'params["weight_hh"] @ dz'),
+    # -- their parts
+    Plant(*PARTS, "xp.clip(a, -limit, limit)", "xp.clip(a, 0, limit)"),
+    Plant(*PARTS, "xp.clip(a, -limit, limit)", "xp.clip(a, -limit, 2 * limit)"),
+    Plant(*PARTS, "xp.where(xp.abs(z) < limit, dz, xp.zeros_like(dz))", "dz"),
+    Plant(*PARTS, "xp.abs(z) < limit", "xp.abs(z) <= limit"),
+    Plant(*PARTS, "xp.abs(z) < limit", "z < limit"),
+    Plant(*PARTS, "xp.abs(z) < limit", "z > -limit"),
+    Plant(*PARTS, "xp.abs(z) < limit", "xp.abs(z) < 1"),
+    Plant(*PARTS, "a + vector[..., None] * b", "a - vector[..., None] * b"),
+    Plant(*NORM, "part - xp.mean(part, axis=-2, keepdims=True)", "part"),
+    Plant(*NORM, "part - xp.mean(part, axis=-2, keepdims=True)", "part - xp.mean(part, axis=-1, keepdims=True)"),
+    Plant(*NORM, "xp.sqrt(xp.mean(centred * centred, axis=-2", "xp.sqrt(xp.mean(part * part, axis=-2"),
+    Plant(*NORM, "keepdims=True) + EPSILON)", "keepdims=True) + 2 * EPSILON)"),
+    Plant(
+        *NORM,
+        "xp.sqrt(xp.mean(centred * centred, axis=-2, keepdims=True) + EPSILON)",
+        "xp.sqrt(xp.mean(centred * centred, axis=-2, keepdims=True)) + EPSILON",
+    ),
+    Plant(*NORM, "values.append(centred / deviation)", "values.append(centred)"),
+    Plant(*NORM, "deviations.append(deviation)", "deviations.append(deviation * deviation)"),
+    Plant(*NORM, "gain[..., None] * normal.values, normal", "normal.values, normal"),
+    Plant("parts", "cells/_parts.py", "import", "EPSILON = 1e-5", "EPSILON = 1e-6"),
+    Plant(*NORM_BACK, "split(gain[..., None] * dn, groups)", "split(dn, groups)"),
+    Plant(*NORM_BACK, "(dv - mean - v * slope) / deviation", "(dv - v * slope) / deviation"),
+    Plant(*NORM_BACK, "(dv - mean - v * slope) / deviation", "(dv - mean) / deviation"),
+    Plant(*NORM_BACK, "(dv - mean - v * slope) / deviation", "(dv - mean - v * slope)"),
+    Plant(*NORM_BACK, "(dv - mean - v * slope) / deviation", "dv / deviation"),
+    Plant(*NORM_BACK, "(dv - mean - v * slope) / deviation", "(dv - mean + v * slope) / deviation"),
+    Plant(*NORM_BACK, "xp.mean(dv * v, axis=-2, keepdims=True)", "xp.mean(dv, axis=-2, keepdims=True)"),
+    # -- the activations of ONNX
+    Plant(*ONNX, "return x * alpha + beta", "return x * alpha - beta"),
+    Plant(*ONNX, "return xp.full_like(a, alpha)", "return a"),
+    Plant(*ONNX, "return xp.where(x > 0, x, x * alpha)", "return xp.where(x < 0, x, x * alpha)"),
+    Plant(*ONNX, "xp.ones_like(a), xp.full_like(a, alpha))", "xp.full_like(a, alpha), xp.ones_like(a))"),
+    Plant(*ONNX, "xp.ones_like(a), xp.full_like(a, alpha))", "xp.ones_like(a), xp.zeros_like(a))"),
+    Plant(*ONNX, "xp.where(x > alpha, x, xp.zeros_like(x))", "xp.where(x > alpha, x - alpha, xp.zeros_like(x))"),
+    Plant(*ONNX, "xp.where(x > alpha, x, xp.zeros_like(x))", "xp.where(x > 0, x, xp.zeros_like(x))"),
+    Plant(*ONNX, "xp.tanh(x * beta) * alpha", "xp.tanh(x * alpha) * beta"),
+    Plant(*ONNX, "(alpha - a * a * (1 / alpha)) * beta", "(alpha - a * a * (1 / alpha))"),
+    Plant(*ONNX, "(alpha - a * a * (1 / alpha)) * beta", "(alpha - a * a) * beta"),
+    Plant(*ONNX, "(alpha - a * a * (1 / alpha)) * beta", "(1 - a * a * (1 / alpha)) * beta"),
+    Plant(*ONNX, "xp.clip(x * alpha + beta, 0, 1)", "xp.clip(x * alpha + beta, -1, 1)"),
+    Plant(*ONNX, "xp.clip(x * alpha + beta, 0, 1)", "xp.clip(x * alpha, 0, 1)"),
+    Plant(*ONNX, "(a > 0) & (a < 1)", "a > 0"),
+    Plant(*ONNX, "(a > 0) & (a < 1)", "a < 1"),
+    Plant(*ONNX, "(a > 0) & (a < 1), xp.full_like(a, alpha)", "(a > 0) & (a < 1), a * (1 - a)"),
+    Plant(*ONNX, "xp.expm1(xp.where(x > 0, xp.zeros_like(x), x)) * alpha", "xp.expm1(x) * alpha"),
+    Plant(
+        *ONNX,
+        "xp.expm1(xp.where(x > 0, xp.zeros_like(x), x)) * alpha",
+        "xp.expm1(alpha * xp.where(x > 0, xp.zeros_like(x), x))",
+    ),
+    Plant(*ONNX, "xp.ones_like(a), a + alpha)", "xp.ones_like(a), a)"),
+    Plant(*ONNX, "xp.ones_like(a), a + alpha)", "xp.ones_like(a), a + 1)"),
+    Plant(*ONNX, "return x / (1 + xp.abs(x))", "return x / (1 + x * x)"),
+    Plant(*ONNX, "return (1 - xp.abs(a)) * (1 - xp.abs(a))", "return 1 - xp.abs(a)"),
+    Plant(*ONNX, "return (1 - xp.abs(a)) * (1 - xp.abs(a))", "return (1 - a) * (1 - a)"),
+    Plant(*ONNX, "+ xp.log1p(xp.exp(-xp.abs(x)))", "+ xp.log1p(xp.exp(-x))"),
+    Plant(*ONNX, "+ xp.log1p(xp.exp(-xp.abs(x)))", ""),
+    Plant(
+        *ONNX,
+        "return xp.where(x > 0, x, xp.zeros_like(x)) + xp.log1p(xp.exp(-xp.abs(x)))",
+        "return xp.log1p(xp.exp(x))",
+    ),
+    Plant(*ONNX, "return -xp.expm1(-a)", "return xp.expm1(a)"),
+    Plant(*ONNX, "return -xp.expm1(-a)", "return 1 - xp.exp(-a)"),
+    Plant(*ONNX, "lambda xp, a, alpha: relu_derivative(xp, a)", "lambda xp, a, alpha: xp.ones_like(a)"),
+    Plant(*ONNX, '{"alpha": 0.01}', '{"alpha": 0.3}'),
+    Plant(*ONNX, '{"alpha": 0.2, "beta": 0.5}', '{"alpha": 1 / 6, "beta": 0.5}'),
+    Plant(*ONNX, '{"alpha": 1.0},\n', '{"alpha": 0.0},\n'),
 ]
 
 # ---- the checks: tests of the other files, on NumPy ------------------------------------------------------------
@@ -682,6 +973,33 @@ def truncated(pr: Any) -> None:
     test_options.test_truncated_gradients_forget_what_lies_before_a_piece(NUMPY, test_options.LENGTHS)
 
 
+def some_variants(*wanted: str) -> None:
+    """Those whose names begin so."""
+    for name in variants.NAMED:
+        if name.startswith(wanted):
+            test_variants.check(NUMPY, name, "float64")
+
+
+def analytic(pr: Any) -> None:
+    """What says that it may be run on complex numbers has no bend."""
+    for name in variants.NAMED:
+        test_variants.test_what_is_analytic_has_no_bend(name)
+
+
+def activations(pr: Any) -> None:
+    for spec in test_activations.SPECS:
+        test_activations.test_values_and_derivatives(NUMPY, spec, "float64")
+    for spec in test_activations.LIMITS:
+        try:
+            test_activations.test_far_from_zero_nothing_overflows(NUMPY, spec, "float64")
+        except RuntimeWarning as warning:
+            raise AssertionError(warning) from None
+    test_activations.test_small_values_are_accurate()
+    test_activations.test_the_defaults_are_those_of_onnx()
+
+
+LSTM_NAMES = tuple(name for name in variants.NAMED if not name.startswith(("gru", "rnn")))
+
 CHECKS: dict[str, tuple[Callable[[Any], None], ...]] = {
     "rnn": (lambda pr: results("rnn_tanh", "rnn_relu"),),
     "lstm": (lambda pr: results("lstm"),),
@@ -716,6 +1034,11 @@ CHECKS: dict[str, tuple[Callable[[Any], None], ...]] = {
     "kernel_lstm": (lambda pr: kernels(pr, "lstm"),),
     "kernel_gru": (lambda pr: kernels(pr, "gru"),),
     "textbook": (textbook,),
+    "lstm_variant": (lambda pr: some_variants(*LSTM_NAMES), analytic),
+    "gru_variant": (lambda pr: some_variants("gru"), analytic),
+    "rnn_variant": (lambda pr: some_variants("rnn"), analytic),
+    "parts": (lambda pr: some_variants("rnn_clip", "clip", "layer", "gru", "peephole", "cell_clip"),),
+    "activations": (activations,),
 }
 
 # ---- the machinery ---------------------------------------------------------------------------------------------
@@ -788,7 +1111,15 @@ def under_test(pr: Any) -> Iterator[None]:
             patch.setattr(test_options, name, sys.modules[f"polyrnn.{name}"])
         for table in ("NOISY", "LONG", "MEMBERS", "EACH"):
             patch.setattr(test_options, table, {k: layer(v) for k, v in getattr(test_options, table).items()})
-        for module in (test_modules, test_pool, test_functional, test_stack, test_options):
+        for module in (
+            test_modules,
+            test_pool,
+            test_functional,
+            test_stack,
+            test_options,
+            test_variants,
+            test_activations,
+        ):
             patch.setattr(module, "pr", pr)
         yield
 
@@ -802,6 +1133,8 @@ def _references() -> None:
         cases.proof(kind, (13, 3, 2, 5), (13, 6, 0))
     for kind in test_kernels.KINDS:
         cases.proof(kind, test_kernels.WIDE, test_kernels.LENGTHS)
+    for name in variants.NAMED:
+        variants.proof(name)
 
 
 @pytest.mark.parametrize("name", CHECKS)
