@@ -27,10 +27,10 @@ def add_scaled(a: Any, vector: Any, b: Any) -> Any:
 
 
 class Normal(NamedTuple):
-    """What a normalisation leaves: the normalised values, and by what they were divided, of each group of rows."""
+    """What a normalisation leaves: the normalised values, and what the centred ones were multiplied by, in groups."""
 
     values: Any
-    deviations: tuple
+    scales: tuple
 
 
 def normalize(xp: Any, a: Any, gain: Any, groups: tuple[int, ...] = (1,)) -> tuple[Any, Normal | None]:
@@ -40,25 +40,25 @@ def normalize(xp: Any, a: Any, gain: Any, groups: tuple[int, ...] = (1,)) -> tup
     """
     if gain is None:
         return a, None
-    values, deviations = [], []
+    values, scales = [], []
     for part in split(a, groups):
         centred = part - xp.mean(part, axis=-2, keepdims=True)
-        deviation = xp.sqrt(xp.mean(centred * centred, axis=-2, keepdims=True) + EPSILON)
-        values.append(centred / deviation)
-        deviations.append(deviation)
-    normal = Normal(values[0] if len(values) == 1 else xp.concat(values, axis=-2), tuple(deviations))
+        scale = 1 / xp.sqrt(xp.mean(centred * centred, axis=-2, keepdims=True) + EPSILON)
+        values.append(centred * scale)
+        scales.append(scale)
+    normal = Normal(values[0] if len(values) == 1 else xp.concat(values, axis=-2), tuple(scales))
     return gain[..., None] * normal.values, normal
 
 
 def normalize_backward(xp: Any, dn: Any, gain: Any, normal: Normal | None, groups: tuple[int, ...] = (1,)) -> Any:
-    """With v the normalised values and s the deviation: da = (dv - mean(dv) - v mean(dv v)) / s, dv = gain dn."""
+    """With v the normalised values and s the scale: da = s (dv - mean(dv) - v mean(dv v)), dv = gain dn."""
     if normal is None:
         return dn
     found = []
-    parts = zip(split(gain[..., None] * dn, groups), split(normal.values, groups), normal.deviations, strict=True)
-    for dv, v, deviation in parts:
+    parts = zip(split(gain[..., None] * dn, groups), split(normal.values, groups), normal.scales, strict=True)
+    for dv, v, scale in parts:
         mean, slope = xp.mean(dv, axis=-2, keepdims=True), xp.mean(dv * v, axis=-2, keepdims=True)
-        found.append((dv - mean - v * slope) / deviation)
+        found.append((dv - mean - v * slope) * scale)
     return found[0] if len(found) == 1 else xp.concat(found, axis=-2)
 
 
