@@ -103,8 +103,7 @@ def outward(layer: Any, xp: Any, y: Any, one: bool) -> Any:
 
 def mask_inward(layer: Any, xp: Any, name: str, mask: Any, one: bool) -> Any:
     """A mask in x's layout, or (N, I) where it is the same at all steps, in that of the core."""
-    by_step = layer._masks[name][1]
-    if by_step:
+    if layer._masks[name].by_step:
         return inward(layer, xp, mask)
     return mask[:, None] if one else mask.mT
 

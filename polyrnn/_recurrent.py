@@ -117,8 +117,8 @@ class Recurrent(Module):
         return ("zoneout_h",)
 
     @functools.cached_property
-    def _masks(self) -> dict[str, tuple[float, bool]]:
-        """The names of the masks, with their rates and whether they are other ones at each time step."""
+    def _masks(self) -> dict[str, stack.Mask]:
+        """The masks that its options ask for, by name."""
         return stack.masks(self._plan)
 
     @functools.cached_property
@@ -387,20 +387,17 @@ class Recurrent(Module):
 
     def _mask_form(self, name: str, x: Any) -> tuple[tuple[int | None, ...], str]:
         """The shape of a mask, and its letters."""
-        out, deep = len(self._plan.layers[0]) * self._sizes[0], self._masks[name][1]
-        kind = name.partition("_l")[0]
-        size, letter, members = {
-            "dropout": (out, "D*P", True),
-            "output_dropout": (out, "D*P", True),
-            "input_dropout": (self.input_size, "I", len(x.shape) == 4) if name.endswith("_l0") else (out, "D*P", True),
-        }.get(kind) or (self._sizes[self.cell.states.index(kind[-1]) if kind.startswith("zoneout") else 0], "H", True)
+        _, by_step, rows = self._masks[name]
+        sizes = dict(zip(self.cell.states, self._sizes, strict=True))
+        sizes |= {"x": self.input_size, "y": len(self._plan.layers[0]) * self._sizes[0]}
+        size, members = sizes[rows], rows != "x" or len(x.shape) == 4
+        letter = {"x": "I", "y": "D*P"}.get(rows, "H" if size == self.hidden_size else "P")
         one = len(x.shape) == 2
         steps, batch = (x.shape[0], None) if one else x.shape[-3:-1][:: -1 if self.batch_first else 1]
-        if deep:
+        if by_step:
             return self._form(steps, batch, size, letter, one, members)
-        lead = self._members if members else ()
-        shape = (*lead, *(() if one else (batch,)), size)
-        return shape, f"({'E, ' if lead else ''}{'' if one else 'N, '}{letter})"
+        axes = [("E", self.ensemble)] * bool(self.ensemble and members) + [("N", batch)] * (not one)
+        return (*[n for _, n in axes], size), f"({', '.join([n for n, _ in axes] + [letter])})"
 
 
 def _split_state(name: str, state: Any, parts: tuple[str, ...]) -> tuple:

@@ -46,19 +46,27 @@ class Tape(NamedTuple):
     output: Any  # the same, (D*P, N)
 
 
-def masks(plan: Plan) -> dict[str, tuple[float, bool]]:
-    """The names of the masks that a stack has, with their rates and whether each time step has a mask of its own."""
-    found: dict[str, tuple[float, bool]] = {}
+class Mask(NamedTuple):
+    """One of the masks that a stack has: its rate, whether each time step has its own, and of what it has the rows."""
+
+    rate: float
+    by_step: bool
+    rows: str  # "x", "y" of a layer, or the name of a state
+
+
+def masks(plan: Plan) -> dict[str, Mask]:
+    """The masks whose rates are not zero, by name."""
+    found: dict[str, Mask] = {}
     states, last = plan.options.cell.states, len(plan.layers) - 1
     for k, directions in enumerate(plan.layers):
-        found[f"dropout_l{k}"] = (plan.dropout if k < last else 0.0, True)
-        found[f"input_dropout_l{k}"] = (plan.input_dropout, False)
+        found[f"dropout_l{k}"] = Mask(plan.dropout if k < last else 0.0, True, "y")
+        found[f"input_dropout_l{k}"] = Mask(plan.input_dropout, False, "y" if k else "x")
         for direction in directions:
-            found["recurrent_dropout" + direction.suffix] = (plan.recurrent_dropout, False)
+            found["recurrent_dropout" + direction.suffix] = Mask(plan.recurrent_dropout, False, states[0])
             for name, rate in zip(states, plan.options.zoneout or (0.0,) * len(states), strict=True):
-                found[f"zoneout_{name}{direction.suffix}"] = (rate, True)
-    found["output_dropout"] = (plan.output_dropout, False)
-    return {name: entry for name, entry in found.items() if entry[0]}
+                found[f"zoneout_{name}{direction.suffix}"] = Mask(rate, True, name)
+    found["output_dropout"] = Mask(plan.output_dropout, False, "y")
+    return {name: mask for name, mask in found.items() if mask.rate}
 
 
 class _Source:
@@ -85,7 +93,7 @@ class _Source:
         """0 or 1 / (1 - rate), of the transpose of that shape (..., N, H)."""
         if self.absent(name):
             return None
-        rate = self.rates[name][0]
+        rate = self.rates[name].rate
         if self.given is not None:
             mask = self.given[name]
         else:

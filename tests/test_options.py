@@ -53,9 +53,8 @@ def random_masks(layer: Any, rng: np.random.Generator, steps: int = T, batch: in
     """Of every mask that the layer has."""
     out = (2 if layer.bidirectional else 1) * layer.cell.state_sizes(layer.hidden_size)[0]
     found = {}
-    for name, (rate, by_step) in layer._masks.items():
-        size = out if name.startswith(("dropout", "output")) else layer.hidden_size
-        size = (layer.input_size if name.endswith("_l0") else out) if name.startswith("input") else size
+    for name, (rate, by_step, rows) in layer._masks.items():
+        size = {"x": layer.input_size, "y": out}.get(rows, layer.hidden_size)
         found[name] = rng.random((*((steps,) if by_step else ()), batch, size)) >= rate
     return found
 
@@ -461,7 +460,7 @@ def test_gradients_of_each_example(subject, kind):
         own = (
             None
             if masks is None
-            else {k: m[:, n : n + 1] if layer._masks[k][1] else m[n : n + 1] for k, m in masks.items()}
+            else {k: m[:, n : n + 1] if layer._masks[k].by_step else m[n : n + 1] for k, m in masks.items()}
         )
         before = None if state is None else tree_map(lambda part, n=n: part[:, n : n + 1], state)
         *_, alone = layer.forward(a["params"], one["x"], before, lengths=LENGTHS[n : n + 1], masks=own)
