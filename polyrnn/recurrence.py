@@ -71,7 +71,7 @@ def forward(
     Where `noise.valid` is False, y is zero and the state stands still.
     """
     run = _runner(backend, options, params, x, noise)
-    if not (keep and options.remat):
+    if not options.remat or not (keep or backend.traces):
         y, state, residuals = run.forward(_by_step(x, noise), state, keep)
         return y, state, Tape(x, noise, residuals) if keep else None
 
@@ -80,8 +80,9 @@ def forward(
         return after, (y, tree_map(lambda part: part[None, ...], state))
 
     size = steps_per_segment(options.remat, x.shape[-1])
-    state, (y, starts) = backend.scan_blocks(segment, state, _by_step(x, noise), size)
-    return y, state, Tape(x, noise, starts)
+    # A library that differentiates this itself shall run the segments again too.
+    state, (y, starts) = backend.scan_blocks(backend.recomputed(segment), state, _by_step(x, noise), size)
+    return y, state, Tape(x, noise, starts) if keep else None
 
 
 def backward(

@@ -18,6 +18,7 @@ from test_jax import Compilations
 
 import polyrnn as pr
 from polyrnn.backends import tree_map
+from polyrnn.testing import assert_close
 
 JAX = subjects.ALL["jax"]
 STEPS, BATCH, INPUTS, HIDDEN = 7, 3, 2, 5
@@ -277,3 +278,22 @@ def test_value_and_grad_compiles_once():
 
     assert counted(everything) == 0
     assert len(traces) == 1
+
+
+def test_a_traced_layer_runs_its_segments_again():
+    """With `remat`, jax.grad of the forward pass keeps the states between segments: it says so, and is right."""
+    layer = pr.GRU(2, 5, num_layers=2, remat=40, traced=True)
+    rng = np.random.default_rng(0)
+    host = {name: 0.5 * rng.standard_normal(shape) for name, shape in layer.shapes().items()}
+    params, x = JAX.array((host, rng.standard_normal((101, 29, 2))))
+
+    def loss(layer, params):
+        y, h = layer(params, x)
+        return (y * y).sum() + (h * h * h).sum()
+
+    found = jax.grad(partial(loss, layer))(params)
+    assert_close(found, jax.grad(partial(loss, replace(layer, traced=False)))(params), "gradient")
+    assert_close(found, jax.grad(partial(loss, replace(layer, remat=0)))(params), "gradient")
+    for remat in (0, 40):
+        text = str(jax.make_jaxpr(jax.grad(partial(loss, replace(layer, remat=remat))))(params))
+        assert ("checkpoint" in text or "remat" in text) == bool(remat)

@@ -161,6 +161,10 @@ class Backend:
         """`function`, of which the library's own differentiation shall use forward and backward."""
         return function
 
+    def recomputed(self, function: Callable) -> Callable:
+        """`function`, of which the library's own differentiation shall keep the arguments alone."""
+        return function
+
     def quick(self, function: Callable) -> Callable:
         """As `jit`, for a function that runs once: compiled fast rather than to run fast."""
         return function

@@ -106,6 +106,11 @@ class JAX(Backend):
         result.defvjp(forward, backward)
         return result
 
+    def recomputed(self, function: Callable) -> Callable:
+        import jax
+
+        return jax.checkpoint(function)
+
     def quick(self, function: Callable) -> Callable:
         import jax
 
