@@ -63,12 +63,13 @@ def check_flag(name: str, value: Any) -> None:
         raise TypeError(f"{name}={value!r}: expected True or False")
 
 
-def check_rate(name: str, value: Any) -> None:
-    """A probability below 1."""
+def check_rate(name: str, value: Any) -> float:
+    """A probability below 1, as a Python float: NumPy's scalars would promote float32."""
     if not isinstance(value, (int, float, numpy.floating)):
         raise TypeError(f"{name}={value!r}: expected a number, 0 <= {name} < 1")
     if not 0 <= value < 1:
         raise ValueError(f"{name}={value!r}: expected 0 <= {name} < 1")
+    return float(value)
 
 
 def check_float(name: str, array: Any) -> str:

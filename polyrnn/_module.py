@@ -130,9 +130,12 @@ class Stateless(Module):
         if lengths is not None:
             if x.ndim < 2:
                 raise ValueError(f"x has shape {tuple(x.shape)}; with lengths it must start with (T, N)")
-            valid = (
-                valid_steps(found, lengths, x[0, ...])[None, ...] if self.ensemble else valid_steps(found, lengths, x)
-            )
+            if getattr(lengths, "ndim", 1) == 3:  # what Sequential says of x (E, T, N, ...)
+                valid = lengths
+            elif self.ensemble:
+                valid = valid_steps(found, lengths, x[0, ...])[None, ...]
+            else:
+                valid = valid_steps(found, lengths, x)
             x = clean(found.xp, valid, x)
         y, kept = self._run(found, params, x, seed, masks)
         return clean(found.xp, valid, y), None, Tape(params, kept, valid, y)

@@ -57,7 +57,7 @@ class Recurrent(Module):
         for name in ("bias", "batch_first", "bidirectional", "learned_state", "traced"):
             check_flag(name, getattr(self, name))
         for name in ("dropout", "input_dropout", "recurrent_dropout", "output_dropout", *self._zoneouts):
-            check_rate(name, getattr(self, name))
+            object.__setattr__(self, name, check_rate(name, getattr(self, name)))
         if self.remat != "auto":
             if isinstance(self.remat, str):
                 raise ValueError(f"remat={self.remat!r}: expected a whole number of at least 0, or 'auto'")

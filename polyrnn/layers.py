@@ -99,7 +99,7 @@ class RNN(Recurrent):
 
     def __post_init__(self) -> None:
         activation(self.nonlinearity, "nonlinearity")
-        _check_limit("clip", self.clip)
+        _check_limit(self, "clip")
         super().__post_init__()
 
     @functools.cached_property
@@ -199,8 +199,8 @@ class LSTM(Recurrent):
     def __post_init__(self) -> None:
         for name in ("peephole", "coupled", "layer_norm"):
             check_flag(name, getattr(self, name))
-        _check_limit("clip", self.clip)
-        _check_limit("cell_clip", self.cell_clip)
+        _check_limit(self, "clip")
+        _check_limit(self, "cell_clip")
         _check_activations(self.activations, "fgoh" if self.coupled else "ifgoh")
         super().__post_init__()
 
@@ -305,7 +305,7 @@ class GRU(Recurrent):
     def __post_init__(self) -> None:
         check_flag("reset_after", self.reset_after)
         check_flag("layer_norm", self.layer_norm)
-        _check_limit("clip", self.clip)
+        _check_limit(self, "clip")
         _check_activations(self.activations, "rzn")
         super().__post_init__()
 
@@ -318,9 +318,11 @@ class GRU(Recurrent):
         return GRUVariantCell(self.reset_after, self.clip, self.layer_norm, found)
 
 
-def _check_limit(name: str, value: float | None) -> None:
+def _check_limit(layer: Recurrent, name: str) -> None:
+    """None, or a number above zero, which becomes a Python float: NumPy's scalars would promote float32."""
+    value = getattr(layer, name)
     if value is not None:
-        check_number(name, value, positive=True, also=", or None")
+        object.__setattr__(layer, name, check_number(name, value, positive=True, also=", or None"))
 
 
 def _check_activations(activations: tuple | None, gates: str) -> None:

@@ -203,7 +203,7 @@ class Dropout(Stateless):
     p: float = 0.5
 
     def __post_init__(self) -> None:
-        check_rate("p", self.p)
+        object.__setattr__(self, "p", check_rate("p", self.p))
 
     def _check(self, params: dict, x: Any) -> Backend:
         check_params(params, {}, "Dropout")
@@ -276,6 +276,7 @@ class Sequential(Module):
         if not members:
             raise ValueError("Sequential: expected at least one module")
         _check_time(members)
+        _check_ensembles(members)
         object.__setattr__(self, "members", members)
 
     def __repr__(self) -> str:
@@ -325,15 +326,19 @@ class Sequential(Module):
         return value
 
     def _run(self, call: str, params: dict, x: Any, state: Any, lengths: Any, seed: Any, masks: Any) -> list:
-        if lengths is not None and self.batch_first and x.ndim > 1:
+        apart = False  # whether x has an axis E in front of (T, N)
+        if lengths is not None and (self.batch_first or self.ensemble) and x.ndim > 1:
             # A mask in x's layout means the same to every member, whether it knows of layouts or not.
-            lengths = valid_steps(backend_of(x, "x"), lengths, x, True).mT
+            apart = self.ensemble > 0 and x.ndim > (2 if dtype_name(x) in INTEGERS else 3)
+            lengths = valid_steps(backend_of(x, "x"), lengths, x[0, ...] if apart else x, self.batch_first)
+            lengths = lengths.mT if self.batch_first else lengths
         results = []
         states, given = self._entries("state", state), self._entries("masks", masks)
         for k, (part, (_, module)) in enumerate(zip(self._parts(params), self.members, strict=True)):
             key = None if seed is None else _masks.fold(backend_of(part or x).xp, seed, k)
-            results.append(getattr(module, call)(part, x, states[k], lengths, key, given[k]))
-            x = results[-1][0]
+            own = lengths[None, ...] if lengths is not None and apart and module.stepwise else lengths
+            results.append(getattr(module, call)(part, x, states[k], own, key, given[k]))
+            x, apart = results[-1][0], apart or module.ensemble > 0
             lengths = None if module.pools else lengths
         return results
 
@@ -372,6 +377,22 @@ class Sequential(Module):
             x, after = module.step(part, x, before)
             states.append(after)
         return x, tuple(states)
+
+
+def _check_ensembles(members: tuple[tuple[str, Module], ...]) -> None:
+    """All ensembles of one size, and behind them nothing that runs over time as one network."""
+    size, plain = 0, ""
+    for name, module in members:
+        if module.ensemble and size not in (0, module.ensemble):
+            raise ValueError(f"Sequential: {name} has ensemble={module.ensemble}, a member before it {size}")
+        if module.ensemble and module.stepwise and plain:
+            raise ValueError(f"Sequential: {name} has ensemble={module.ensemble}, but {plain} before it is one network")
+        if size and not module.ensemble and not module.stepwise:
+            raise ValueError(
+                f"Sequential: {name} is one network, a member before it has ensemble={size}; expected the same"
+            )
+        size = size or module.ensemble
+        plain = plain if size or module.stepwise else name
 
 
 def _check_time(members: tuple[tuple[str, Module], ...]) -> None:

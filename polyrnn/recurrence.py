@@ -101,9 +101,11 @@ def backward(
         sums, dx, dstate = run.backward(_by_step(x, noise), residuals, dy, dstate, sums)
         return run.narrow(sums), dx, dstate
 
+    again = _runner(backend, options, params, x, noise)  # as forward ran them
+
     def segment(carry: tuple, block: tuple) -> tuple[tuple, Any]:
         (dstate, sums), ((inputs, dy), start) = carry, block
-        _, _, residuals = run.forward(inputs, start, True)
+        _, _, residuals = again.forward(inputs, start, True)
         sums, dx, dstate = run.backward(inputs, residuals, dy, dstate, sums)
         return (dstate, sums), dx
 

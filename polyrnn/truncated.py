@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import numpy
-
-from ._door import check_size
+from ._door import check_size, valid_steps
 from ._module import Module
 from .backends import Backend, backend_of
 from .masks import fold
@@ -27,8 +25,8 @@ class Piece(NamedTuple):
     Attributes
     ----------
     x, targets : arrays (T', N, ...), or (N, T', ...)
-    lengths : array (N,) or (T', N), or None
-        The valid steps within the piece.
+    lengths : boolean array (T', N) or (N, T'), or None
+        The mask of the valid steps within the piece, which layers take for their lengths.
     mask : array, or None
         The entries of the piece that count in the loss.
     """
@@ -50,7 +48,7 @@ def pieces(
     steps : int
         At least 1.
     lengths : array of integers (N,), or a boolean mask of valid steps, optional
-        Of the whole sequences. In pieces past a sequence's end its length is 0, and its state stands still.
+        Of the whole sequences. In pieces past a sequence's end its state stands still.
     mask : array, optional
         The loss's, of the targets' leading axes.
     batch_first : bool
@@ -63,7 +61,7 @@ def pieces(
     Raises
     ------
     ValueError, TypeError
-        If `steps` is not a whole number of at least 1, or the lengths have another form.
+        If `steps` is not a whole number of at least 1, the targets have another time, or the lengths do not fit.
 
     Examples
     --------
@@ -80,8 +78,11 @@ def pieces(
     """
     check_size("steps", steps)
     axis = 1 if batch_first else 0
-    if isinstance(lengths, (list, tuple)):
-        lengths = numpy.asarray(lengths)
+    if targets.shape[axis] != x.shape[axis]:
+        raise ValueError(f"targets have {targets.shape[axis]} time steps, x has {x.shape[axis]}")
+    if lengths is not None:
+        lengths = valid_steps(backend_of(x, "x"), lengths, x, batch_first)
+        lengths = lengths.mT if batch_first else lengths
     return _cut(x, targets, int(steps), lengths, mask, axis)
 
 
@@ -90,14 +91,8 @@ def _cut(x: Array, targets: Array, steps: int, lengths: Any, mask: Any, axis: in
     for start in range(0, length, steps):
         k = min(steps, length - start)
         part = (slice(None),) * axis + (slice(start, start + k), ...)
-        own = lengths
-        if lengths is not None:
-            if lengths.ndim == 1:
-                xp = backend_of(lengths, "lengths").xp
-                own = xp.clip(lengths - start, 0, k)
-            else:
-                own = lengths[part]
-        yield Piece(x[part], targets[part], own, None if mask is None else mask[part])
+        own, counts = (None if whole is None else whole[part] for whole in (lengths, mask))
+        yield Piece(x[part], targets[part], own, counts)
 
 
 def truncated_value_and_grad(
@@ -161,7 +156,8 @@ def truncated_value_and_grad(
     ) -> tuple[Any, Arrays]:
         backend = backend_of((params, x), "params and x")
         xp = backend.xp
-        total = weight = None
+        total: Any = None
+        weight: Any = None
         grads: Arrays = {}
         for k, piece in enumerate(pieces(x, targets, steps, lengths, mask, model.batch_first)):
             own = None if seed is None else fold(xp, seed, k, getattr(x, "device", None))
@@ -178,6 +174,7 @@ def truncated_value_and_grad(
         if total is None:  # T = 0
             (value, state), grads = gradient(params, x, targets, state, lengths, seed, None, mask)
         else:
+            weight = xp.where(weight > 0, weight, xp.ones_like(weight))  # where nothing counts, all is zero
             value, grads = total / weight, {name: g / weight for name, g in grads.items()}
         return ((value, state) if has_aux else value), grads
 

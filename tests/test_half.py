@@ -74,6 +74,27 @@ def test_a_deep_layer_with_lengths(subject, dtype):
     compare(subject, dtype, DEEP, 11, 3, [11, 0, 7])
 
 
+NORMAL = {
+    "lstm": pr.LSTM(3, 5, layer_norm=True, peephole=True),
+    "gru": pr.GRU(3, 5, layer_norm=True),
+    "gru_before": pr.GRU(3, 5, layer_norm=True, reset_after=False),
+}
+
+
+@vary(lambda subject, dtype, kind: has(subject, dtype, kind), dtype=HALVES, kind=NORMAL)
+def test_layer_normalisation_has_its_statistics_in_float32(subject, dtype, kind):
+    """Squares of large numbers overflow in float16: the outputs are those of float64 all the same."""
+    layer = NORMAL[kind]
+    for factor in (1, 600):
+        given = arguments(layer, 11, 3)
+        half = subject.array(given | {"x": factor * np.abs(given["x"])}, dtype)
+        exact = everything(layer, tree_map(lambda a: a.astype("float64"), subject.host(half)))
+        found = everything(subject.module(layer), half)
+        subject.close(found[0], exact[0], "forward", dtype)
+        if factor == 1:
+            subject.close(found[1], exact[1], "gradient", dtype)
+
+
 @vary(has, dtype=HALVES)
 def test_many_blocks_of_one_step(subject, dtype):
     assert recurrence.steps_per_block(257) == 1

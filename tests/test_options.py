@@ -521,7 +521,7 @@ def test_pieces_cover_everything_once(steps):
     assert np.array_equal(np.concatenate([p.x for p in found]), x)
     assert np.array_equal(np.concatenate([p.targets for p in found]), targets)
     assert np.array_equal(np.concatenate([p.mask for p in found]), x % 2 == 0)
-    assert np.array_equal(sum(p.lengths for p in found), [5, 0, 7])
+    assert np.array_equal(sum(p.lengths.sum(axis=0) for p in found), [5, 0, 7])
 
 
 @pytest.mark.parametrize(
@@ -588,3 +588,146 @@ def test_an_ensemble_of_models(subject, lengths):
     first = [pr.LSTM(I, H).init(seed=generator) for _ in range(3)]
     assert np.array_equal(drawn["layer.weight_hh_l0"][2], first[2]["weight_hh_l0"])
     assert drawn["head.weight"].shape == (3, 2, H) and len(np.unique(drawn["head.weight"])) == 6 * H
+
+
+@pytest.mark.parametrize("batch_first", [False, True], ids=["T N", "N T"])
+@pytest.mark.parametrize("shared", [True, False], ids=["one x", "an x each"])
+@tagged("concrete", kernels=False)
+def test_lengths_of_models_of_an_ensemble(subject, shared, batch_first):
+    """Members of all kinds around it, T = N = E: no axis is taken for another."""
+    rng, E = np.random.default_rng(8), 3
+    layers = {"front": pr.Linear(I, I), "layer": pr.LSTM(I, H, batch_first=batch_first)}
+    behind = {"drop": pr.Dropout(0.3), "again": pr.GRU(H, I, batch_first=batch_first)}
+    one = pr.Sequential(**layers, **behind, plain=pr.Linear(I, I), head=pr.Linear(I, 2))
+    several = {
+        name: replace(module, ensemble=E) for name, module in (*layers.items(), *behind.items()) if name != "drop"
+    }
+    several = {**several, "front": layers["front"]}
+    models = pr.Sequential(
+        front=several["front"],
+        layer=several["layer"],
+        drop=behind["drop"],
+        again=several["again"],
+        plain=pr.Linear(I, I),
+        head=pr.Linear(I, 2, ensemble=E),
+    )
+    params = {name: rng.standard_normal(shape) for name, shape in models.shapes().items()}
+    x = rng.standard_normal((E, E, I) if shared else (E, E, E, I))
+    dy, lengths = rng.standard_normal((E, E, E, 2)), np.asarray([2, 0, 3])
+    y, _, tape = models.forward(*subject.array((params, x)), lengths=subject.array(lengths))
+    grads = models.backward(tape, subject.array(dy)).params
+    plain = dict.fromkeys(models.shapes(), 0.0)
+    for e in range(E):
+        own = {k: v if k.startswith(("front", "plain")) else v[e] for k, v in params.items()}
+        alone, _, tape = one.forward(own, x if shared else x[e], lengths=lengths)
+        near(subject.host(y)[e], alone, "forward")
+        assert not alone[(1,) if batch_first else (slice(None), 1)].any()
+        for name, gradient in one.backward(tape, dy[e]).params.items():
+            if name.startswith(("front", "plain")):
+                plain[name] = plain[name] + gradient
+            else:
+                near(subject.host(grads[name])[e], gradient, "gradient")
+    for name in params:
+        if name.startswith(("front", "plain")):
+            near(subject.host(grads[name]), plain[name], "gradient")
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ((pr.LSTM(2, 4), pr.Linear(4, 2, ensemble=7)), "1 has ensemble=7, but 0 before it is one network"),
+        ((pr.Linear(2, 2, ensemble=7), pr.LSTM(2, 4)), "1 is one network, a member before it has ensemble=7"),
+        ((pr.LSTM(2, 4, ensemble=2), pr.GRU(4, 4)), "1 is one network, a member before it has ensemble=2"),
+        ((pr.LSTM(2, 4, ensemble=2), pr.GRU(4, 4, ensemble=3)), "1 has ensemble=3, a member before it 2"),
+        ((pr.LSTM(2, 4, ensemble=2), pr.Linear(4, 4, ensemble=3)), "1 has ensemble=3, a member before it 2"),
+        ((pr.LSTM(2, 4, ensemble=2), pr.Pool("last")), "1 is one network"),
+    ],
+)
+def test_ensembles_that_do_not_go_together(members, message):
+    with pytest.raises(ValueError, match=message):
+        pr.Sequential(*members)
+
+
+# ---- numbers of NumPy as options -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: pr.LSTM(I, H, input_dropout=p, output_dropout=p, recurrent_dropout=p, num_layers=2, dropout=p),
+        lambda p: pr.LSTM(I, H, zoneout_h=p, zoneout_c=p),
+        lambda p: pr.LSTM(I, H, clip=p, cell_clip=p),
+        lambda p: pr.GRU(I, H, clip=p, activations=("sigmoid", ("hard_sigmoid", p, p), "tanh")),
+        lambda p: pr.RNN(I, H, clip=p, nonlinearity=("elu", p)),
+        lambda p: pr.Dropout(p),
+    ],
+)
+def test_numbers_of_numpy_are_numbers(make):
+    """A float64 scalar, as np.linspace gives, does not promote float32; the layers are equal."""
+    layer, same = make(np.float64(0.5)), make(0.5)
+    assert layer == same and hash(layer) == hash(same)
+    x = np.ones((T, N, I), "float32")
+    for seed in (None, 3):
+        y, state, tape = layer.forward(layer.init(seed=0), x, seed=seed)
+        found = [y, state, *layer.backward(tape, y)]
+        assert {part.dtype.name for part in leaves(tuple(found))} == {"float32"}
+
+
+# ---- what else a reviewer found --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
+def test_segments_and_gradients_of_each_example_to_the_last_bit(kind):
+    layer = LONG[kind]
+    a = point(layer, 101, 29)
+    found = []
+    for remat in (0, 40):
+        again = replace(layer, remat=remat)
+        *_, tape = again.forward(a["params"], a["x"], a["state"], seed=3)
+        found.append(tuple(again.backward(tape, a["dy"], a["dstate"], per_sample=True)))
+    assert all(np.array_equal(p, q) for p, q in zip(*map(leaves, found), strict=True))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "uint64"])
+def test_pieces_take_lengths_of_any_integers(dtype):
+    x = np.zeros((100, N, I))
+    found = [p.lengths.sum(axis=0) for p in pr.pieces(x, x, 25, np.asarray([100, 7, 60], dtype))]
+    assert np.array_equal(found, [[25, 7, 25], [25, 0, 25], [25, 0, 10], [25, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("lengths", "error", "message"),
+    [
+        ([-1, 9, 2], ValueError, "lengths.0. = -1"),
+        ([1, 9, 2], ValueError, "lengths.1. = 9"),
+        (np.ones(3), TypeError, "whole numbers"),
+        ([1, 2], ValueError, "lengths has shape"),
+        (np.ones((5, 3), bool), ValueError, "lengths has shape"),
+    ],
+)
+def test_pieces_look_at_their_lengths(lengths, error, message):
+    x = np.zeros((T, N, I))
+    with pytest.raises(error, match=message):
+        pr.pieces(x, x, 3, lengths)
+    with pytest.raises(ValueError, match="targets have 6 time steps, x has 7"):
+        pr.pieces(x, x[:-1], 3)
+
+
+def test_where_nothing_counts_the_truncated_loss_is_zero():
+    layer = pr.GRU(I, H)
+    x, y = np.ones((T, N, I)), np.ones((T, N, H))
+    run = pr.truncated_value_and_grad(layer, pr.mean_squared_error, 3)
+    value, grads = run(layer.init(dtype="float64"), x, y, lengths=[0, 0, 0])
+    assert value == 0 and not any(g.any() for g in grads.values())
+
+
+@pytest.mark.parametrize("batch_first", [False, True], ids=["T N", "N T"])
+def test_the_checker_knows_ensembles(batch_first):
+    from polyrnn.gradcheck import check_layer
+
+    layer = pr.GRU(I, 3, ensemble=2, batch_first=batch_first)
+    report = check_layer(layer, backend="numpy", lengths=True)
+    assert report.ok, report
+    own = np.random.default_rng(0).standard_normal((2, 4, 5, I))
+    report = check_layer(layer, x=own, backend="numpy", lengths=True)
+    assert report.ok, report

@@ -357,7 +357,13 @@ TABLE = [
         "each", "recurrence.py", "def weight_gradients", "drec = dpre if same else tree_map(apart, drec)", "drec = dpre"
     ),
     Plant("each", *LEARNED[1:], "grads[name] = of_each if each else", "grads[name] = of_each[::-1, ...] if each else"),
-    Plant("truncated", "truncated.py", "def _cut", "xp.clip(lengths - start, 0, k)", "xp.clip(lengths, 0, k)"),
+    Plant(
+        "truncated",
+        "truncated.py",
+        "def _cut",
+        "None if whole is None else whole[part]",
+        "None if whole is None else whole[:k]",
+    ),
     Plant(
         "truncated", "truncated.py", "def function", "xp.where(count > 0, value * count, xp.zeros_like(value))", "value"
     ),
@@ -643,9 +649,9 @@ TABLE = [
     Plant(*VLSTM_BACK, "[da_f * r.c_prev, da_o * r.c]", "[da_f * r.c_prev, da_o * r.c_prev]"),
     Plant(*VLSTM_BACK, "[da_f * r.c_prev, da_o * r.c]", "[da_o * r.c, da_f * r.c_prev]"),
     Plant(*VLSTM_BACK, "[da_i * r.c_prev, *products]", "[*products, da_i * r.c_prev]"),
-    Plant(*VLSTM_BACK, "(xp, da * r.norm_ih.values)", "(xp, dpre * r.norm_ih.values)"),
-    Plant(*VLSTM_BACK, "(xp, da * r.norm_hh.values)", "(xp, da * r.norm_ih.values)"),
-    Plant(*VLSTM_BACK, "(xp, dn * r.norm_c.values)", "(xp, dn * r.c)"),
+    Plant(*VLSTM_BACK, "wide(xp, da) * r.norm_ih.values", "wide(xp, dpre) * r.norm_ih.values"),
+    Plant(*VLSTM_BACK, "wide(xp, da) * r.norm_hh.values", "wide(xp, da) * r.norm_ih.values"),
+    Plant(*VLSTM_BACK, "wide(xp, dn) * r.norm_c.values", "wide(xp, dn) * r.c"),
     Plant(*VLSTM_BACK, '{"bias_layer_norm_c": over_steps_and_examples(xp, dn)}', '{"bias_layer_norm_c": xp.sum(dh)}'),
     # -- the cells' variants: GRU
     Plant(*VGRU, "return self.clip is None and all(", "return all("),
@@ -721,9 +727,9 @@ TABLE = [
     Plant(*VGRU_SUMS, "recurrent_gradients(xp, residuals, du)", "recurrent_gradients(xp, residuals, dq)"),
     Plant(*VGRU_SUMS, '"bias_ih": over_steps_and_examples(xp, dp)', '"bias_ih": over_steps_and_examples(xp, dq)'),
     Plant(*VGRU_SUMS, '"bias_hh": over_steps_and_examples(xp, dq)', '"bias_hh": over_steps_and_examples(xp, du)'),
-    Plant(*VGRU_SUMS, "over_steps_and_examples(xp, dp * residuals", "over_steps_and_examples(xp, dpre * residuals"),
-    Plant(*VGRU_SUMS, "over_steps_and_examples(xp, dq * values)", "over_steps_and_examples(xp, dp * values)"),
-    Plant(*VGRU_SUMS, "over_steps_and_examples(xp, dq * values)", "over_steps_and_examples(xp, du * values)"),
+    Plant(*VGRU_SUMS, "wide(xp, dp) * residuals", "wide(xp, dpre) * residuals"),
+    Plant(*VGRU_SUMS, "wide(xp, dq) * values", "wide(xp, dp) * values"),
+    Plant(*VGRU_SUMS, "wide(xp, dq) * values", "wide(xp, du) * values"),
     Plant(
         *VGRU_SUMS,
         "residuals.norm_rz.values, residuals.norm_n.values",
@@ -765,9 +771,9 @@ TABLE = [
     ),
     Plant(*NORM, "values.append(centred * scale)", "values.append(centred)"),
     Plant(*NORM, "scales.append(scale)", "scales.append(scale * scale)"),
-    Plant(*NORM, "gain[..., None] * normal.values, normal", "normal.values, normal"),
+    Plant(*NORM, "wide(xp, gain)[..., None] * normal.values", "normal.values"),
     Plant("parts", "cells/_parts.py", "import", "EPSILON = 1e-5", "EPSILON = 1e-6"),
-    Plant(*NORM_BACK, "split(gain[..., None] * dn, groups)", "split(dn, groups)"),
+    Plant(*NORM_BACK, "dv_all = wide(xp, gain)[..., None] * wide(xp, dn)", "dv_all = wide(xp, dn)"),
     Plant(*NORM_BACK, "(dv - mean - v * slope) * scale", "(dv - v * slope) * scale"),
     Plant(*NORM_BACK, "(dv - mean - v * slope) * scale", "(dv - mean) * scale"),
     Plant(*NORM_BACK, "(dv - mean - v * slope) * scale", "(dv - mean - v * slope)"),

@@ -8,6 +8,8 @@ from __future__ import annotations
 import itertools
 from typing import Any, NamedTuple
 
+from .._door import wide
+
 EPSILON = 1e-5  # of the layer normalisation, as PyTorch's
 
 
@@ -27,7 +29,10 @@ def add_scaled(a: Any, vector: Any, b: Any) -> Any:
 
 
 class Normal(NamedTuple):
-    """What a normalisation leaves: the normalised values, and what the centred ones were multiplied by, in groups."""
+    """What a normalisation leaves: the normalised values, and what the centred ones were multiplied by, in groups.
+
+    Of half precision both are float32: squares would overflow, means of many rows lose their digits.
+    """
 
     values: Any
     scales: tuple
@@ -41,13 +46,13 @@ def normalize(xp: Any, a: Any, gain: Any, groups: tuple[int, ...] = (1,)) -> tup
     if gain is None:
         return a, None
     values, scales = [], []
-    for part in split(a, groups):
+    for part in split(wide(xp, a), groups):
         centred = part - xp.mean(part, axis=-2, keepdims=True)
         scale = 1 / xp.sqrt(xp.mean(centred * centred, axis=-2, keepdims=True) + EPSILON)
         values.append(centred * scale)
         scales.append(scale)
     normal = Normal(values[0] if len(values) == 1 else xp.concat(values, axis=-2), tuple(scales))
-    return gain[..., None] * normal.values, normal
+    return xp.astype(wide(xp, gain)[..., None] * normal.values, a.dtype, copy=False), normal
 
 
 def normalize_backward(xp: Any, dn: Any, gain: Any, normal: Normal | None, groups: tuple[int, ...] = (1,)) -> Any:
@@ -55,11 +60,12 @@ def normalize_backward(xp: Any, dn: Any, gain: Any, normal: Normal | None, group
     if normal is None:
         return dn
     found = []
-    parts = zip(split(gain[..., None] * dn, groups), split(normal.values, groups), normal.scales, strict=True)
+    dv_all = wide(xp, gain)[..., None] * wide(xp, dn)
+    parts = zip(split(dv_all, groups), split(normal.values, groups), normal.scales, strict=True)
     for dv, v, scale in parts:
         mean, slope = xp.mean(dv, axis=-2, keepdims=True), xp.mean(dv * v, axis=-2, keepdims=True)
         found.append((dv - mean - v * slope) * scale)
-    return found[0] if len(found) == 1 else xp.concat(found, axis=-2)
+    return xp.astype(found[0] if len(found) == 1 else xp.concat(found, axis=-2), dn.dtype, copy=False)
 
 
 def split(a: Any, groups: tuple[int, ...]) -> list[Any]:

@@ -40,6 +40,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from .._door import wide
 from ..activations import Activation
 from ._cell import Cell, blocks, over_steps, over_steps_and_examples
 from ._parts import clip, clip_backward, normalize, normalize_backward
@@ -156,8 +157,8 @@ class GRUVariantCell(Cell):
         if self.layer_norm:  # (12)
             values = xp.concat((residuals.norm_rz.values, residuals.norm_n.values), axis=-2)
             grads = grads | {
-                "weight_layer_norm_ih": over_steps_and_examples(xp, dp * residuals.norm_ih.values),
-                "weight_layer_norm_hh": over_steps_and_examples(xp, dq * values),
+                "weight_layer_norm_ih": over_steps_and_examples(xp, wide(xp, dp) * residuals.norm_ih.values),
+                "weight_layer_norm_hh": over_steps_and_examples(xp, wide(xp, dq) * values),
             }
         return grads
 

@@ -51,6 +51,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from .._door import wide
 from ..activations import Activation
 from ._cell import Cell, blocks, over_steps, over_steps_and_examples
 from ._parts import add_scaled, clip, clip_backward, normalize, normalize_backward
@@ -204,9 +205,9 @@ class LSTMVariantCell(Cell):
             grads = grads | {"weight_peephole": over_steps_and_examples(xp, xp.concat(products, axis=-2))}
         if self.layer_norm:  # (19)
             grads = grads | {
-                "weight_layer_norm_ih": over_steps_and_examples(xp, da * r.norm_ih.values),
-                "weight_layer_norm_hh": over_steps_and_examples(xp, da * r.norm_hh.values),
-                "weight_layer_norm_c": over_steps_and_examples(xp, dn * r.norm_c.values),
+                "weight_layer_norm_ih": over_steps_and_examples(xp, wide(xp, da) * r.norm_ih.values),
+                "weight_layer_norm_hh": over_steps_and_examples(xp, wide(xp, da) * r.norm_hh.values),
+                "weight_layer_norm_c": over_steps_and_examples(xp, wide(xp, dn) * r.norm_c.values),
             }
         if "bias_layer_norm_c" in params:
             grads = grads | {"bias_layer_norm_c": over_steps_and_examples(xp, dn)}

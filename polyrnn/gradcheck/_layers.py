@@ -161,12 +161,20 @@ def _stepping(layer: Module, inputs: dict, chosen: Backend, dtype: str, toleranc
         params, state = chosen.asarray((params, state))
         whole = chosen.to_numpy(layer(params, chosen.asarray(x), state))
         outputs = []
-        for x_t in numpy.moveaxis(x, time, 0):
+        own = 1 if layer.ensemble and x.ndim == 4 else 0  # an axis E in front
+        for x_t in numpy.moveaxis(x, time + own, 0):
             y, state = layer.step(params, chosen.asarray(x_t), state)
             outputs.append(y)
         found = [chosen.to_numpy(y) for y in outputs], chosen.to_numpy(state)
     return [
-        *distances("outputs", numpy.stack(found[0], axis=time), cast(whole[0], "float64"), dtype, STEPPING, tolerance),
+        *distances(
+            "outputs",
+            numpy.stack(found[0], axis=time + (1 if layer.ensemble else 0)),
+            cast(whole[0], "float64"),
+            dtype,
+            STEPPING,
+            tolerance,
+        ),
         *distances("final state", found[1], cast(whole[1], "float64"), dtype, STEPPING, tolerance),
     ]
 
@@ -189,11 +197,12 @@ def layer_problem(layer: Module, x: Any, steps: int, batch: int, lengths: Any, s
     params: Any = {name: _scale(shape) * rng.standard_normal(shape) for name, shape in layer.shapes().items()}
     first = _any_is(layer, "batch_first")
     x = _input(layer, rng, *((batch, steps) if first else (steps, batch))) if x is None else numpy.asarray(x)
-    steps, batch = x.shape[:2][:: -1 if first else 1]
+    own = 1 if layer.ensemble and x.ndim == 4 else 0  # an axis E in front
+    steps, batch = x.shape[own : own + 2][:: -1 if first else 1]
     ends = _lengths(lengths, rng, steps, batch)
     valid = None if ends is None else numpy.arange(steps)[:, None] < numpy.asarray(ends)
     valid = valid.T if first and valid is not None else valid  # in x's layout
-    x = clean(host.xp, valid, x)
+    x = poisoned(host, valid, x, own, 0.0)
     _, state = layer(params, x, lengths=ends, seed=seed)
     inputs = {"params": params, "x": x, "state": normal(rng, state)}
     traced, complex_forward = _traced(layer), _complex_forward(layer)
@@ -202,7 +211,7 @@ def layer_problem(layer: Module, x: Any, steps: int, batch: int, lengths: Any, s
         return traced(given["params"], given["x"], given["state"], lengths=ends, seed=seed)
 
     def by_hand(chosen: Backend, given: Any, upstream: Any) -> tuple[Any, Any]:
-        x = poisoned(chosen, valid, given["x"])
+        x = poisoned(chosen, valid, given["x"], own)
         y, state, tape = layer.forward(given["params"], x, given["state"], lengths=ends, seed=seed)
         dy, dstate = upstream
         members = 1 if layer.ensemble else 0
@@ -254,12 +263,12 @@ def _input(layer: Module, rng: numpy.random.Generator, *leading: int) -> Any:
     return rng.standard_normal((*leading, size))
 
 
-def poisoned(chosen: Backend, valid: Any, array: Any, before: int = 0) -> Any:
+def poisoned(chosen: Backend, valid: Any, array: Any, before: int = 0, poison: float = float("nan")) -> Any:
     """NaN where not valid, in an array of floating point numbers; ids stay. `before` counts the axes before (T, N)."""
     if valid is None or not chosen.xp.isdtype(array.dtype, "real floating"):
         return array
     mask = valid.reshape((1,) * before + valid.shape + (1,) * (array.ndim - valid.ndim - before))
-    nan = chosen.xp.full_like(array, float("nan"))
+    nan = chosen.xp.full_like(array, poison)
     return chosen.xp.where(chosen.asarray(numpy.broadcast_to(mask, array.shape).copy()), array, nan)
 
 
