@@ -74,14 +74,15 @@ class _Source:
 
     def __init__(self, xp: Any, plan: Plan, given: dict | None, key: Any, device: Any) -> None:
         self.xp, self.given, self.key, self.device = xp, given, key, device
-        self.rates = masks(plan)
+        # Without noise there is nothing to look up, and a short call would feel it.
+        self.rates = masks(plan) if given is not None or key is not None else {}
 
     def own_key(self, kind: int, number: int) -> Any:
         key = fold(self.xp, self.key, number, self.device)  # of dropout between layers: kind 0
         return fold(self.xp, key, kind, self.device) if kind else key
 
     def absent(self, name: str) -> bool:
-        return name not in self.rates or (self.given is None and self.key is None)
+        return name not in self.rates
 
     def by_step(self, name: str, kind: int, number: int) -> tuple[Any, Any]:
         """A mask, or a key to draw it from."""
@@ -128,8 +129,7 @@ def forward(
         if k:
             mask, drawn = source.by_step(f"dropout_l{k - 1}", 0, k - 1)
             if drawn is not None and not plan.options.remat:  # else drawn again in blocks, to save memory
-                shape = x.mT.shape
-                mask = keep_mask(xp, drawn, shape, plan.dropout, device).mT
+                mask = keep_mask(xp, drawn, x.mT.shape, plan.dropout, device).mT
             between.append(drawn if mask is None else mask)
             x = _drop(backend, between[-1], x, plan.dropout)
         inputs.append(source.factor(f"input_dropout_l{k}", 1, k, x.mT.shape[1:], x.dtype))
