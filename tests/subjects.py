@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import polyrnn as pr
-from polyrnn import testing
+from polyrnn import kernels, testing
 from polyrnn.backends import backend_of, tree_map
 
 MEASURED: dict[tuple[str, str], float] = {}  # the largest errors of this process, for the summary
@@ -225,15 +225,14 @@ def with_kernels(subjects: tuple[Subject, ...]) -> tuple[Subject, ...]:
 
 def kernels_of(library: str) -> tuple[str, ...]:
     """The names of the kernels that are registered for a library."""
-    with pr.use_kernels(True):
-        return tuple(dict.fromkeys(name for key, name in pr.kernels_in_use().items() if key.split()[0] == library))
+    return kernels.registered(library)
 
 
 @contextlib.contextmanager
 def only_kernel(name: str | None) -> Iterator[None]:
     """This kernel where it applies, or none."""
-    with pr.use_kernels(name is not None):
-        assert name is None or name in pr.kernels_in_use().values()
+    with pr.use_kernels(name or False):
+        assert set(pr.kernels_in_use().values()) == ({name} if name else set())
         yield
 
 

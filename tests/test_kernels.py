@@ -41,19 +41,43 @@ def used(monkeypatch) -> Iterator[list[str]]:
 
         monkeypatch.setattr(kernel, method, run)
 
-    for key in kernels._REGISTRY:
-        kernel = type(kernels._load(*key))
-        watch(kernel, "forward")
-        watch(kernel, "backward")
+    for name in kernels.registered("numpy"):
+        for cell in kernels._CELLS:
+            kernel = type(kernels._open(name, cell))
+            watch(kernel, "forward")
+            watch(kernel, "backward")
     return found
 
 
-def test_every_registered_kernel_has_a_name():
+def test_every_registered_kernel_has_its_name():
+    names = kernels.registered("numpy")
+    assert "numpy in-place" in names
+    for name in names:
+        assert {kernels._open(name, cell).name for cell in kernels._CELLS} == {name}
+        with pr.use_kernels(name):
+            assert set(pr.kernels_in_use().values()) == {name}
     with pr.use_kernels(True):
-        found = pr.kernels_in_use()
-    assert len(found) == len(kernels._REGISTRY) >= 3
-    assert all(name and isinstance(name, str) for name in found.values())
-    assert {key.split()[0] for key in found} <= set(pr.available_backends())
+        assert {value for key, value in pr.kernels_in_use().items() if key.startswith("numpy ")} == {names[0]}
+
+
+def test_statuses_say_why(monkeypatch):
+    found = {status.name: status for status in kernels.kernel_statuses()}
+    assert tuple(found) == tuple(kernels._SOURCES)
+    assert found["numpy in-place"].used and found["numpy in-place"].remedy is None
+    with pr.use_kernels(False):
+        assert not any(status.used for status in kernels.kernel_statuses())
+    monkeypatch.setattr(kernels, "_installed", lambda package: False)
+    assert all("not installed" in status.why and status.remedy for status in kernels.kernel_statuses())
+
+
+def test_an_unknown_name_is_refused(monkeypatch):
+    with pytest.raises(ValueError, match="expected True, False or one of 'numpy"):
+        pr.use_kernels("fast")
+    monkeypatch.setenv("POLYRNN_KERNELS", "numpy in-place")
+    assert set(pr.kernels_in_use().values()) == {"numpy in-place"}
+    monkeypatch.setenv("POLYRNN_KERNELS", "fast")
+    with pytest.raises(ValueError, match="POLYRNN_KERNELS='fast': expected one of 'on', 'off', 'numpy"):
+        pr.kernels_in_use()
 
 
 @pytest.mark.parametrize("subject", [*subjects.with_kernels((NUMPY,))], ids=repr)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextvars
 import functools
 import importlib
+import importlib.util
 import os
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..backends import Backend
 from ..cells import Cell, GRUCell, LSTMCell, RNNCell
 
-__all__ = ["Kernel", "find", "kernels_in_use", "use_kernels"]
+__all__ = ["Kernel", "KernelStatus", "find", "kernel_statuses", "kernels_in_use", "registered", "use_kernels"]
 
 
 class Kernel(Protocol):
@@ -47,43 +48,75 @@ class Kernel(Protocol):
         """From what `forward` kept: `sums` with the parameters' gradients added, those of x, of the initial state."""
 
 
-# backend, cell -> the module of this package and the name in it
-_REGISTRY: dict[tuple[str, type[Cell]], tuple[str, str]] = {
-    ("numpy", RNNCell): ("_numpy", "RNN"),
-    ("numpy", LSTMCell): ("_numpy", "LSTM"),
-    ("numpy", GRUCell): ("_numpy", "GRU"),
+class _Source(NamedTuple):
+    """Kernels of one kind: where they are, and what they need."""
+
+    backend: str
+    module: str  # of this package; it has a class of each cell's name without "Cell", and is imported at first use
+    package: str  # that must be installed
+    remedy: str
+    scope: str  # what it is used for
+
+
+# By name, the preferred ones of a backend first.
+_SOURCES: dict[str, _Source] = {
+    "numpy in-place": _Source(
+        "numpy", "_numpy", "numpy", "pip install numpy", "float32 and float64, four steps or more; one thread beside BLAS"
+    ),
 }
-_switch: contextvars.ContextVar[bool | None] = contextvars.ContextVar("polyrnn_kernels", default=None)
+_CELLS: dict[type[Cell], str] = {RNNCell: "RNN", LSTMCell: "LSTM", GRUCell: "GRU"}
+_switch: contextvars.ContextVar[bool | str | None] = contextvars.ContextVar("polyrnn_kernels", default=None)
 
 
 @functools.cache
-def _open(module: str, name: str) -> Kernel:
-    return getattr(importlib.import_module(f".{module}", __package__), name)()
+def _open(name: str, cell: type[Cell]) -> Kernel:
+    return getattr(importlib.import_module(f".{_SOURCES[name].module}", __package__), _CELLS[cell])()
 
 
-def _load(backend: str, cell: type[Cell]) -> Kernel | None:
-    entry = _REGISTRY.get((backend, cell))
-    return None if entry is None else _open(*entry)
+@functools.cache
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None  # found, not imported
 
 
-def _on() -> bool:
+def registered(backend: str) -> tuple[str, ...]:
+    """The names of a backend's kernels whose packages are installed, the preferred first."""
+    return tuple(name for name, s in _SOURCES.items() if s.backend == backend and _installed(s.package))
+
+
+def _chosen() -> bool | str:
+    """True, False, or the name of the one kernel that may run."""
     chosen = _switch.get()
     if chosen is not None:
         return chosen
     value = os.environ.get("POLYRNN_KERNELS", "")
+    if value in _SOURCES:
+        return value
     if value.lower() not in ("", "on", "1", "off", "0"):
-        raise ValueError(f"POLYRNN_KERNELS={value!r}: expected 'on' or 'off'")
+        known = ", ".join(map(repr, ("on", "off", *_SOURCES)))
+        raise ValueError(f"POLYRNN_KERNELS={value!r}: expected one of {known}")
     return value.lower() not in ("off", "0")
+
+
+@functools.cache
+def _candidates(backend: str, chosen: bool | str) -> tuple[str, ...]:
+    return tuple(name for name in registered(backend) if chosen in (True, name))
 
 
 def find(backend: Backend, cell: Cell, x: Any, valid: Any) -> Kernel | None:
     """The kernel for this recurrence, or None where the reference is to run."""
-    kernel = _load(backend.name, type(cell)) if _on() else None
-    return kernel if kernel and kernel.supports(x, valid) else None
+    kind = type(cell)
+    if kind in _CELLS:
+        for name in _candidates(backend.name, _chosen()):
+            kernel = _open(name, kind)
+            if kernel.supports(x, valid):
+                return kernel
+    return None
 
 
 def kernels_in_use() -> dict[str, str]:
     """Which kernels are used, by backend and cell; empty when they are switched off.
+
+    Where there are several, the one that is preferred; the next one takes what it declines.
 
     Returns
     -------
@@ -97,11 +130,47 @@ def kernels_in_use() -> dict[str, str]:
     ...     pr.kernels_in_use()
     {}
     """
-    if not _on():
-        return {}
-    return {
-        f"{name} {cell.__name__.removesuffix('Cell')}": _open(*entry).name for (name, cell), entry in _REGISTRY.items()
-    }
+    chosen = _chosen()
+    backends = dict.fromkeys(source.backend for source in _SOURCES.values())
+    names = {backend: _candidates(backend, chosen) for backend in backends}
+    return {f"{backend} {cell}": found[0] for backend, found in names.items() if found for cell in _CELLS.values()}
+
+
+class KernelStatus(NamedTuple):
+    """Whether a kind of kernel is used here, and why.
+
+    Attributes
+    ----------
+    name, backend : str
+        The kernel's name and the backend whose recurrences it runs.
+    used : bool
+        Whether it runs where it applies.
+    why : str
+        What it is used for, or why it is not used.
+    remedy : str or None
+        What would mend that.
+    """
+
+    name: str
+    backend: str
+    used: bool
+    why: str
+    remedy: str | None = None
+
+
+def kernel_statuses() -> list[KernelStatus]:
+    """Every kind of kernel that there is, the preferred ones of a backend first, with why it is used here or not."""
+    chosen, found = _chosen(), []
+    for name, source in _SOURCES.items():
+        if not _installed(source.package):
+            status = KernelStatus(name, source.backend, False, f"{source.package} is not installed", source.remedy)
+        elif chosen is not True and chosen != name:
+            word = "kernels are switched off" if chosen is False else f"only {chosen!r} is switched on"
+            status = KernelStatus(name, source.backend, False, word, "POLYRNN_KERNELS=on, or use_kernels(True)")
+        else:
+            status = KernelStatus(name, source.backend, True, source.scope)
+        found.append(status)
+    return found
 
 
 class use_kernels:
@@ -109,8 +178,14 @@ class use_kernels:
 
     Parameters
     ----------
-    on : bool
-        False: the reference runs. True: kernels run even where POLYRNN_KERNELS says off.
+    on : bool or str
+        False: the reference runs. True: kernels run even where POLYRNN_KERNELS says off. A kernel's name, as
+        `kernels_in_use` gives it: that one alone runs, where it applies.
+
+    Raises
+    ------
+    ValueError
+        If there is no kernel of that name.
 
     Examples
     --------
@@ -121,8 +196,10 @@ class use_kernels:
     (1, 1, 5)
     """
 
-    def __init__(self, on: bool) -> None:
-        self._token = _switch.set(bool(on))
+    def __init__(self, on: bool | str) -> None:
+        if isinstance(on, str) and on not in _SOURCES:
+            raise ValueError(f"use_kernels({on!r}): expected True, False or one of {', '.join(map(repr, _SOURCES))}")
+        self._token = _switch.set(on if isinstance(on, str) else bool(on))
 
     def __enter__(self) -> None:
         pass
