@@ -1,7 +1,7 @@
-"""The textbook's LSTM loop, transcribed plainly: one product a gate and step, gradients summed step by step.
+"""The textbook's loops, RNN and LSTM, transcribed plainly: one product a gate and step, gradients summed step by step.
 
-This is what notebooks run; the benchmark compares `polyrnn.lstm_forward` and `polyrnn.lstm_backward` with it. It
-imports nothing from polyrnn.
+This is what notebooks run; the benchmark compares `polyrnn.lstm_forward`, `polyrnn.lstm_backward` and their likes with
+it. It imports nothing from polyrnn.
 """
 
 import numpy as np
@@ -67,5 +67,41 @@ def lstm_backward(da, caches):
     for t in reversed(range(T_x)):
         grads = lstm_cell_backward(da[:, :, t] + da_prev, dc_prev, caches[t])
         dx[:, :, t], da_prev, dc_prev = grads.pop("dxt"), grads.pop("da_prev"), grads.pop("dc_prev")
+        total = {name: total.get(name, 0) + value for name, value in grads.items()}
+    return total | {"dx": dx, "da0": da_prev}
+
+
+def rnn_cell_forward(xt, a_prev, parameters):
+    a_next = np.tanh(np.dot(parameters["Wax"], xt) + np.dot(parameters["Waa"], a_prev) + parameters["ba"])
+    yt_pred = softmax(np.dot(parameters["Wya"], a_next) + parameters["by"])
+    return a_next, yt_pred, (a_next, a_prev, xt, parameters)
+
+
+def rnn_forward(x, a0, parameters):
+    _, m, T_x = x.shape
+    n_y, n_a = parameters["Wya"].shape
+    a, y = (np.zeros((n, m, T_x), dtype=x.dtype) for n in (n_a, n_y))
+    a_next, caches = a0, []
+    for t in range(T_x):
+        a_next, yt, cache = rnn_cell_forward(x[:, :, t], a_next, parameters)
+        a[:, :, t], y[:, :, t] = a_next, yt
+        caches.append(cache)
+    return a, y, (caches, x)
+
+
+def rnn_cell_backward(da_next, cache):
+    a_next, a_prev, xt, parameters = cache
+    dtanh = (1 - a_next**2) * da_next
+    grads = {"dWax": np.dot(dtanh, xt.T), "dWaa": np.dot(dtanh, a_prev.T), "dba": np.sum(dtanh, 1, keepdims=True)}
+    return grads | {"dxt": np.dot(parameters["Wax"].T, dtanh), "da_prev": np.dot(parameters["Waa"].T, dtanh)}
+
+
+def rnn_backward(da, caches):
+    caches, x = caches
+    n_a, m, T_x = da.shape
+    dx, da_prev, total = np.zeros_like(x), np.zeros((n_a, m), da.dtype), {}
+    for t in reversed(range(T_x)):
+        grads = rnn_cell_backward(da[:, :, t] + da_prev, caches[t])
+        dx[:, :, t], da_prev = grads.pop("dxt"), grads.pop("da_prev")
         total = {name: total.get(name, 0) + value for name, value in grads.items()}
     return total | {"dx": dx, "da0": da_prev}

@@ -1,101 +1,92 @@
-"""Characters per second of the model that `polyrnn train` trains by default, in polyrnn and in PyTorch.
+"""The real job: the model that `polyrnn train` trains by default, in polyrnn and in PyTorch.
 
-    python benchmarks/train.py polyrnn|torch STEPS      # one of them; used by `benchmarks/run.py --train`
-
-The same text, model, batches, loss, clipping and optimiser: embedding 64, LSTM 128, linear; batch 32 x 64 steps; Adam.
-Both carry the state from window to window.
+The same text, initial weights, batches, loss, clipping and optimiser: embedding 64, LSTM 128, linear; batch 32 x 64
+steps; Adam. Both carry the state from window to window. Text and weights come in a file, since PyTorch's environment
+may have no polyrnn: `python train.py FILE` writes it.
 """
 
-import json
+import itertools
 import os
-import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
+from workers import Prepared
 
 BATCH, STEPS, EMBEDDING, HIDDEN, RATE, CLIP = 32, 64, 64, 128, 5e-3, 1.0
-ROOT = Path(__file__).parent.parent
+WINDOWS = 64  # that many, over and over
+DATA = "POLYRNN_BENCHMARK_TEXT"
 
 
-def text_as_windows():
+def model(size: int):
+    import polyrnn as pr
+
+    return pr.Sequential(
+        embedding=pr.Embedding(size, EMBEDDING), lstm=pr.LSTM(EMBEDDING, HIDDEN), head=pr.Linear(HIDDEN, size)
+    )
+
+
+def write(path: Path) -> None:
+    """Windows of the text and the model's initial weights."""
     from polyrnn import data
 
     text, _ = data.split(data.default_text())
     vocabulary = data.Vocabulary.of(text)
-    return len(vocabulary), data.windows(np.asarray(vocabulary.encode(text)), BATCH, STEPS)
+    found = itertools.islice(data.windows(np.asarray(vocabulary.encode(text)), BATCH, STEPS), WINDOWS)
+    x, y = zip(*((window.x, window.y) for window in found), strict=True)
+    params = model(len(vocabulary)).init(seed=0, backend="numpy")
+    np.savez(path, x=np.stack(x), y=np.stack(y), size=len(vocabulary), **params)
 
 
-def run_polyrnn(steps):
+def read() -> tuple[int, np.ndarray, np.ndarray, dict]:
+    with np.load(os.environ[DATA]) as file:
+        found = dict(file)
+    return int(found.pop("size")), found.pop("x"), found.pop("y"), found
+
+
+def with_polyrnn(backend) -> Prepared:
     import polyrnn as pr
 
-    size, windows = text_as_windows()
-    model = pr.Sequential(
-        embedding=pr.Embedding(size, EMBEDDING), lstm=pr.LSTM(EMBEDDING, HIDDEN), head=pr.Linear(HIDDEN, size)
-    )
-    optimizer = pr.Adam(RATE)
-    params = model.init(seed=0, backend="numpy")
-    kept, state = optimizer.init(params), None
-    step = pr.train_step(model, pr.softmax_cross_entropy, optimizer, clip_norm=CLIP)
-    for k, window in zip(range(steps + 5), windows, strict=False):
-        if k == 5:
-            begin = time.perf_counter()
-        params, kept, state, loss, _ = step(params, kept, window.x, window.y, state)
-    return steps * BATCH * STEPS / (time.perf_counter() - begin), float(loss)
+    size, xs, ys, params = read()
+    windows = itertools.cycle([backend.asarray((x, y)) for x, y in zip(xs, ys, strict=True)])
+    optimizer, state = pr.Adam(RATE), None
+    params = backend.asarray(params)
+    kept = optimizer.init(params)
+    step = pr.train_step(model(size), pr.softmax_cross_entropy, optimizer, clip_norm=CLIP)
+
+    def run():
+        nonlocal params, kept, state
+        params, kept, state, loss, _ = step(params, kept, *next(windows), state)
+        return float(loss)
+
+    return Prepared(run, lambda loss: {"loss": np.asarray(loss)})
 
 
-def run_torch(steps):
+def with_torch() -> Prepared:
     import torch
 
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    torch.manual_seed(0)
-    size, windows = text_as_windows()
-    embedding, lstm, head = (
-        torch.nn.Embedding(size, EMBEDDING),
-        torch.nn.LSTM(EMBEDDING, HIDDEN),
-        torch.nn.Linear(HIDDEN, size),
-    )
-    parameters = [p for module in (embedding, lstm, head) for p in module.parameters()]
-    optimizer, state = torch.optim.Adam(parameters, RATE), None
-    for k, window in zip(range(steps + 5), windows, strict=False):
-        if k == 5:
-            begin = time.perf_counter()
-        x, y = torch.from_numpy(window.x.astype("int64")), torch.from_numpy(window.y.astype("int64"))
+    size, xs, ys, params = read()
+    embedding, lstm = torch.nn.Embedding(size, EMBEDDING), torch.nn.LSTM(EMBEDDING, HIDDEN)
+    net = torch.nn.ModuleDict({"embedding": embedding, "lstm": lstm, "head": torch.nn.Linear(HIDDEN, size)})
+    net.load_state_dict({name: torch.from_numpy(value) for name, value in params.items()})
+    pairs = [tuple(torch.from_numpy(a.astype("int64")) for a in pair) for pair in zip(xs, ys, strict=True)]
+    windows, parameters, state = itertools.cycle(pairs), list(net.parameters()), None
+    optimizer = torch.optim.Adam(parameters, RATE)
+
+    def run():
+        nonlocal state
+        x, y = next(windows)
         out, state = lstm(embedding(x), state)
         state = tuple(s.detach() for s in state)
-        loss = torch.nn.functional.cross_entropy(head(out).reshape(-1, size), y.reshape(-1))
+        loss = torch.nn.functional.cross_entropy(net["head"](out).reshape(-1, size), y.reshape(-1))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, CLIP)
         optimizer.step()
-    return steps * BATCH * STEPS / (time.perf_counter() - begin), loss.item()
+        return loss.item()
 
-
-def compare(threads, torch_python, rounds=5, steps=60):
-    """The two in turn, each in a fresh process."""
-    count = str(threads)
-    environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), count)
-    environment["PYTHONPATH"] = str(ROOT)
-    speeds: dict[str, list[float]] = {"polyrnn": [], "torch": []}
-    for _ in range(rounds):
-        for name, python in (("polyrnn", sys.executable), ("torch", torch_python)):
-            command = [python, __file__, name, str(steps)]
-            done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-            if done.returncode:
-                print(f"{name}: left out ({done.stderr.strip().splitlines()[-1]})")
-                continue
-            speeds[name].append(json.loads(done.stdout)["characters_per_second"])
-    for name, values in speeds.items():
-        if values:
-            print(f"{name:8} {statistics.median(values):10,.0f} characters/s   {[round(v) for v in values]}")
-    if all(speeds.values()):
-        pairs = [a / b for a, b in zip(speeds["polyrnn"], speeds["torch"], strict=True)]
-        print(f"polyrnn / torch by pairs: median {statistics.median(pairs):.2f}, {min(pairs):.2f} to {max(pairs):.2f}")
-    return speeds
+    return Prepared(run, lambda loss: {"loss": np.asarray(loss)})
 
 
 if __name__ == "__main__":
-    speed, loss = {"polyrnn": run_polyrnn, "torch": run_torch}[sys.argv[1]](int(sys.argv[2]))
-    print(json.dumps({"characters_per_second": speed, "loss": loss}))
+    write(Path(sys.argv[1]))
