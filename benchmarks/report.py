@@ -139,10 +139,12 @@ def markdown(record: dict) -> str:
     machine, rows = record["machine"], record["rows"]
     rates = ", ".join(f"{dtype} {rate:.0f} GFlop/s" for dtype, rate in record["rates"].items()) or "not measured"
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    share = machine.get("others")
+    others = "" if share is None else f" Other programs took {share:.0%} of the cores meanwhile."
     found = [
         f"{record['date']}, polyrnn {record['polyrnn']} ({record['commit']}), {machine['processor']}, "
         f"{machine['cores']} cores, {machine['threads']} threads for every subject; {versions}. "
-        f"Best matrix product: {rates}.\n"
+        f"Best matrix product: {rates}.{others}\n"
     ]
     by_task = {task: [row for row in rows if row["task"] == task] for task in TASKS}
     for task in ("forward", "train", "stream", "bidirectional", "lengths"):
@@ -174,6 +176,9 @@ def markdown(record: dict) -> str:
     if by_task["door"]:
         lines = [[r["cell"], figure(r["median"])] for r in by_task["door"]]
         found.append(f"**What a public call adds**: microseconds\n\n{table(['', 'µs'], lines)}")
+    if record["kernels"]:
+        runs = ", ".join(f"{cell} by {kernel}" for cell, kernel in record["kernels"].items())
+        found.append(f"polyrnn-numpy runs {runs}.\n")
     return "\n".join([*found, first_calls(record)])
 
 
@@ -204,7 +209,7 @@ def draw(record: dict, path: Path, cell: str = "LSTM", dtype: str = "float32") -
     import matplotlib.pyplot as plt
 
     with plt.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        chart, axes = plt.subplots(1, 2, figsize=(9, 4.6), sharey=True, layout="constrained")
+        chart, axes = plt.subplots(1, 2, figsize=(9, 4.8), sharey=True, layout="constrained")
         for axis, way, what in zip(axes, ("forward", "train"), ("forward", "forward + backward"), strict=True):
             some = [r for r in rows if r["way"] == way]
             floors = dict(sorted({r["size"]: r["floor"] for r in some}.items(), key=lambda pair: pair[1]))
@@ -231,14 +236,15 @@ def draw(record: dict, path: Path, cell: str = "LSTM", dtype: str = "float32") -
                 )
             axis.axhline(1, color="black", linewidth=1)
             axis.set_yscale("log")
-            axis.set_xticks(
-                range(len(floors)), [f"{size}\n{figure(floor)} ms" for size, floor in floors.items()], fontsize=9
-            )
+            shapes = {r["size"]: f"N {r['N']}, H {r['H']}" for r in some}
+            ticks = [f"{size}\n{shapes[size]}\n{figure(floor)} ms" for size, floor in floors.items()]
+            axis.set_xticks(range(len(floors)), ticks, fontsize=8.5)
             axis.set_xlim(-0.4, max(len(floors) - 0.6, 0.4))
             axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axis.grid(axis="y", which="both", color="#dddddd", linewidth=0.5)
             axis.set_title(f"{cell}, {what}", fontsize=11)
-        axes[0].set_ylim(bottom=0.8)
+        most = max(r["median"] / r["floor"] for r in rows if r["subject"] in STYLES)
+        axes[0].set_ylim(0.8, 1.6 * most)  # a spread that goes beyond is cut
         axes[0].set_ylabel("time, in times of the floor")
         axes[0].annotate("the floor: operations at the rate of matrix products", (-0.35, 1.03), fontsize=8, va="bottom")
         handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))

@@ -1,8 +1,13 @@
-"""Processes that take turns: A B C, A B C, ..., so that whatever else the machine does meets all of them alike."""
+"""Processes that take turns: A B C, A B C, ..., so that whatever else the machine does meets all of them alike.
+
+A process is stopped while it is not its turn. Threads of OpenBLAS and ONNX Runtime wait for their next work by
+spinning, for 100 milliseconds: on two cores they would take one of them from the subject that comes next.
+"""
 
 import contextlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -15,10 +20,10 @@ from jobs import MATRIX, Job, disagreement, file_name
 
 HERE = Path(__file__).parent
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS")
-# libgomp's threads are left to sleep as they do by default, after a few milliseconds: told to sleep at once
-# (OMP_WAIT_POLICY=passive), PyTorch takes twice as long, and the moment before each turn that is not counted is enough.
-ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "KMP_BLOCKTIME": "1", "PYTHONWARNINGS": "ignore", "PYTHONSAFEPATH": ""}
-IGNORED = ("POLYRNN_KERNELS", "POLYRNN_BACKEND", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "JAX_ENABLE_X64", "XLA_FLAGS")
+ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "ignore", "PYTHONSAFEPATH": ""}
+# How threads wait is each library's choice; told to sleep at once (OMP_WAIT_POLICY=passive), PyTorch takes twice as
+# long.
+IGNORED = ("POLYRNN_KERNELS", "POLYRNN_BACKEND", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "XLA_FLAGS")
 
 
 class Subject:
@@ -40,6 +45,7 @@ class Subject:
             )
             try:
                 self.ready = self._answer() | {"start_ms": 1e3 * (time.perf_counter() - start)}
+                self._signal("SIGSTOP")
                 return
             except RuntimeError as error:
                 reasons.append(str(error))
@@ -57,15 +63,26 @@ class Subject:
         lines = self.errors.read().strip().splitlines()
         raise RuntimeError(lines[-1] if lines else f"ended with {self.process.returncode}")
 
+    def _signal(self, name: str) -> None:
+        if hasattr(signal, name):
+            self.process.send_signal(getattr(signal, name))
+        elif name == "SIGSTOP":
+            time.sleep(0.15)  # where processes cannot be stopped, its threads may fall asleep
+
     def ask(self, request: dict) -> dict:
+        """The answer, or {"error": ...}; the process runs meanwhile, and no longer."""
+        self._signal("SIGCONT")
         try:
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
             return self._answer()
         except (RuntimeError, OSError) as error:
             return {"error": str(error)}
+        finally:
+            self._signal("SIGSTOP")
 
     def close(self) -> None:
+        self._signal("SIGCONT")
         with contextlib.suppress(OSError):  # it may have ended
             self.process.stdin.close()
         self.process.wait()
@@ -138,7 +155,10 @@ class Turns:
                 times[name].append(answer.get(statistic, float("nan")))
         for subject in (self.floor, *self.subjects.values()):
             subject.ask({"do": "forget"})
-        return [self._row(job, name, times, first[name]) for name in times if not any(t != t for t in times[name])]
+        for name in [name for name, own in times.items() if any(t != t for t in own)]:
+            print(f"  {name:26}failed in a turn", flush=True)
+            del times[name]
+        return [self._row(job, name, times, first[name]) for name in times]
 
     def linear(self, jobs: list[Job], name: str, rounds: int, seconds: float) -> list[dict]:
         """A row for each of jobs that differ in their number of steps: milliseconds a step, the jobs in turns."""
@@ -171,6 +191,15 @@ def spread(values: list[float]) -> dict[str, float]:
     """Median and quartiles; of fewer than four, the least and the greatest in place of these."""
     ends = (min(values), max(values)) if len(values) < 4 else statistics.quantiles(values, n=4, method="inclusive")[::2]
     return {"median": statistics.median(values), "low": ends[0], "high": ends[1]}
+
+
+def busy() -> tuple[float, float] | None:
+    """Seconds of all cores in which something ran, and those of this process and its ended children; Linux only."""
+    try:
+        user, nice, system, _, _, *rest = map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9])
+    except (OSError, ValueError):
+        return None
+    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK"), sum(os.times()[:4])
 
 
 def pythons_for(name: str, peers: list[str]) -> list[str]:
