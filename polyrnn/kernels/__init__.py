@@ -63,6 +63,13 @@ _SOURCES: dict[str, _Source] = {
     "numpy in-place": _Source(
         "numpy", "_numpy", "numpy", "pip install numpy", "float32 and float64, four steps or more; one thread beside BLAS"
     ),
+    "cupy fused": _Source(
+        "cupy",
+        "_cupy",
+        "cupy",
+        "pip install 'cupy-cuda13x[ctk]', or 'cupy-cuda12x[ctk]'",
+        "float32 and float64; a product and a launch a time step",
+    ),
 }
 _CELLS: dict[type[Cell], str] = {RNNCell: "RNN", LSTMCell: "LSTM", GRUCell: "GRU"}
 _switch: contextvars.ContextVar[bool | str | None] = contextvars.ContextVar("polyrnn_kernels", default=None)
