@@ -60,8 +60,19 @@ class _Source(NamedTuple):
 
 # By name, the preferred ones of a backend first.
 _SOURCES: dict[str, _Source] = {
+    "numpy numba": _Source(
+        "numpy",
+        "_numba",
+        "numba",
+        "pip install 'polyrnn[fast]'",
+        "float32 and float64, two steps or more; all threads",
+    ),
     "numpy in-place": _Source(
-        "numpy", "_numpy", "numpy", "pip install numpy", "float32 and float64, four steps or more; one thread beside BLAS"
+        "numpy",
+        "_numpy",
+        "numpy",
+        "pip install numpy",
+        "float32 and float64, four steps or more; one thread, and BLAS's",
     ),
     "cupy fused": _Source(
         "cupy",
