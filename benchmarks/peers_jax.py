@@ -112,6 +112,9 @@ class Polyrnn(Jax):
 class Autodiff(Polyrnn):
     traced = True
 
+    def prepare(self, job):
+        return super().prepare(job) if job.way == "train" else None  # forward it is the same function
+
 
 class Scan(Jax):
     """What one writes oneself: W x before the loop, one lax.scan, and jax.grad."""

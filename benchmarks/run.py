@@ -20,6 +20,7 @@ import contextlib
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -158,6 +159,7 @@ def commit() -> str | None:
 
 def main() -> None:
     arguments, begin = arguments_of(), time.perf_counter()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the processes are ended and the results written
     sizes = tuple(arguments.sizes or ())
     asked = jobs.Selection(tuple(arguments.tasks), tuple(arguments.cells), sizes, tuple(arguments.dtypes))
     rows: list[dict] = []
