@@ -9,10 +9,14 @@ address 0 stands for one that is absent. States have a slot for each step, or tw
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 
 from ._products import (
     DEPTH,
@@ -23,16 +27,33 @@ from ._products import (
     multiply_inside,
     pack,
     pack_rows,
+    pack_transposed,
     rows_at_once,
     sigmoid,
     tanh,
 )
-from ._simd import BYTES, ROWS, get, itemsize, lanes, load, most, store, where_positive, whole, zeros
+from ._simd import (
+    BYTES,
+    ROWS,
+    get,
+    itemsize,
+    lanes,
+    load,
+    most,
+    put,
+    put_whole,
+    store,
+    where_positive,
+    whole,
+    zero,
+    zeros,
+)
 
 # Rows of the table, forward: the input, the states by slot, y, what is kept of the gates, and which steps are valid.
 X, H, C, Y, KEPT, VALID = range(6)
-# Backward: the gradients of the states, those of y and c from above, the residuals, dz, and which steps are valid.
-DH, DC, DY, DY_C, H_PREV, C_PREV, R0, R1, R2, R3, R4, DZ, RUNS = range(13)
+# Backward: the gradients of the states, those of y and c from above, the residuals, dz, the valid steps, the input.
+DH, DC, DY, DY_C, H_PREV, C_PREV, R0, R1, R2, R3, R4, DZ, RUNS, X_BACK = range(14)
+LINES = 14
 
 
 @njit
@@ -223,13 +244,12 @@ def over_time(step: Any, gates: int, joint: int) -> Any:
     """The forward loop of a cell; of the first `joint` gates, z is the sum of both products."""
 
     @njit
-    def forward(table, weights, T, units, inputs, first, last, size, keep, kind, scratch, like):
+    def forward(table, packed, T, units, inputs, first, last, size, keep, kind, scratch, like):
         """Examples first ... last, in blocks of `size` steps.
 
-        `weights` are the addresses of W and U as `packed`, and of the biases of the input's and the recurrent share.
+        `packed` are the addresses of W and U, and of the biases of the input's and the recurrent share.
         """
-        w, u = get(weights, np.int64(0)), get(weights + 8, np.int64(0))
-        bias, recurrent_bias = get(weights + 16, np.int64(0)), get(weights + 24, np.int64(0))
+        w, u, bias, recurrent_bias = packed
         count, row, blocks = last - first, units * itemsize(like), blocks_of(units, like)
         width, z_pitch, apart = blocks * gates * BYTES, gates * BYTES, gates - joint
         z, pre = scratch, scratch + ROWS * gates * BYTES
@@ -252,7 +272,6 @@ def over_time(step: Any, gates: int, joint: int) -> Any:
                             b = recurrent_bias + block * apart * BYTES
                             multiply(apart, uh, h, pitch, units, b, 0, out, z_pitch, rows, like)
                         for m in range(rows):
-                            runs = running(table, VALID, t, n + m)
                             step(
                                 table,
                                 z + m * z_pitch,
@@ -310,88 +329,178 @@ _lstm_back = back_through_time(lstm_step_backward, 0, 4)
 _gru_back = back_through_time(gru_step_backward, 1, 3)
 
 
-# ---- what Python calls: one form for each dtype, kept on the disk --------------------------
-
-_entry = njit(nogil=True, cache=True)
+# ---- what Python calls -----------------------------------------------------------------------
 
 
-@_entry
-def pack_weights(w, w_row, w_step, units, gates, K, out, like):
-    pack(w, w_row, w_step, units, gates, K, out, like)
+@njit
+def describe(table, which, array):
+    """Put an array into the table; an empty one counts as absent."""
+    table[which, 0] = array.ctypes.data if array.size > 0 else 0
+    table[which, 1], table[which, 2] = array.strides[0], array.strides[1]
 
 
-@_entry
-def rnn_forward(table, weights, T, units, inputs, first, last, size, keep, kind, scratch, like):
-    _rnn(table, weights, T, units, inputs, first, last, size, keep, kind, scratch, like)
+def start_forward(table, packed, w, u, b_ih, b_hh, x, h, c, y, kept, valid, gates, joint, like):
+    """Fill the table, and pack the weights and biases to the addresses `packed`.
 
-
-@_entry
-def lstm_forward(table, weights, T, units, inputs, first, last, size, keep, kind, scratch, like):
-    _lstm(table, weights, T, units, inputs, first, last, size, keep, kind, scratch, like)
-
-
-@_entry
-def gru_forward(table, weights, T, units, inputs, first, last, size, keep, kind, scratch, like):
-    _gru(table, weights, T, units, inputs, first, last, size, keep, kind, scratch, like)
-
-
-@_entry
-def rnn_backward(table, u, units, first, last, start, end, kind, spare, like):
-    _rnn_back(table, u, units, first, last, start, end, kind, spare, like)
-
-
-@_entry
-def lstm_backward(table, u, units, first, last, start, end, kind, spare, like):
-    _lstm_back(table, u, units, first, last, start, end, kind, spare, like)
-
-
-@_entry
-def gru_backward(table, u, units, first, last, start, end, kind, spare, like):
-    _gru_back(table, u, units, first, last, start, end, kind, spare, like)
-
-
-@_entry
-def input_gradient(dz, dz_pitch, K, w, zeros, dx, dx_pitch, rows, inputs, spare, like):
-    """dx = W^T dp of `rows` rows."""
-    multiply_inside(w, dz, dz_pitch, K, zeros, 0, dx, dx_pitch, rows, inputs, spare, like)
-
-
-@_entry
-def weight_gradients(
-    dz,
-    pitch,
-    dz_blocks,
-    x,
-    inputs,
-    x_gates,
-    h,
-    h_gates,
-    units,
-    low,
-    high,
-    N,
-    start,
-    end,
-    size,
-    dw,
-    du,
-    db,
-    scratch,
-    like,
-):
-    """Add to dw (G*H, I), du (G*H, H) and db (dz_blocks, H) the sums over steps start ... end, units low ... high.
-
-    `x` and `h` are address, pitch over T and pitch over N; dz has the rows (t, n) from step `start` on. From the last
-    block of `size` steps to the first, as segments of whole blocks would be summed.
+    Of the first `joint` gates both biases are added before the loop, of the others that of the input's share.
     """
+    describe(table, X, x)
+    describe(table, H, h)
+    describe(table, C, c)
+    describe(table, Y, y)
+    describe(table, KEPT, kept)
+    describe(table, VALID, valid)
+    units = w.shape[0] // gates
+    pack(w.ctypes.data, w.strides[0], w.strides[1], units, gates, w.shape[1], packed[0], like)
+    pack(u.ctypes.data, u.strides[0], u.strides[1], units, gates, units, packed[1], like)
+    size, bias, recurrent_bias = itemsize(like), packed[2], packed[3]
+    for unit in range(blocks_of(units, like) * lanes(like)):
+        block, lane = unit // lanes(like), unit % lanes(like)
+        inside = unit < units and b_ih.size > 0
+        for gate in range(gates):
+            k = gate * units + unit
+            value = b_ih[k] if inside else zero(like)
+            other = b_hh[k] if inside else zero(like)
+            if gate >= joint:
+                put(recurrent_bias + (block * (gates - joint) + gate - joint) * BYTES + lane * size, other)
+            put(bias + (block * gates + gate) * BYTES + lane * size, value if gate >= joint else value + other)
+
+
+def start_backward(
+    table, packed, w, u, x_order, h_order, x, dh, dc, dy, dy_c, h_prev, c_prev, r0, r1, r2, r3, r4, dz, valid, like
+):
+    """Fill the table, and pack U^T, W^T and a row of zeros; their gates stand in the order of the blocks of dz."""
+    describe(table, DH, dh)
+    describe(table, DC, dc)
+    describe(table, DY, dy)
+    describe(table, DY_C, dy_c)
+    describe(table, H_PREV, h_prev)
+    describe(table, C_PREV, c_prev)
+    describe(table, R0, r0)
+    describe(table, R1, r1)
+    describe(table, R2, r2)
+    describe(table, R3, r3)
+    describe(table, R4, r4)
+    describe(table, DZ, dz)
+    describe(table, RUNS, valid)
+    describe(table, X_BACK, x)
+    pack_transposed(u, h_order, packed[0], like)
+    pack_transposed(w, x_order, packed[1], like)
+    for k in range(blocks_of(w.shape[1], like)):
+        put_whole(packed[2] + k * BYTES, zeros(like))
+
+
+def rnn_forward(table, packed, T, units, inputs, first, last, size, keep, kind, scratch, like):
+    _rnn(table.ctypes.data, packed, T, units, inputs, first, last, size, keep, kind, scratch, like)
+
+
+def lstm_forward(table, packed, T, units, inputs, first, last, size, keep, kind, scratch, like):
+    _lstm(table.ctypes.data, packed, T, units, inputs, first, last, size, keep, kind, scratch, like)
+
+
+def gru_forward(table, packed, T, units, inputs, first, last, size, keep, kind, scratch, like):
+    _gru(table.ctypes.data, packed, T, units, inputs, first, last, size, keep, kind, scratch, like)
+
+
+def rnn_backward(table, packed, units, first, last, start, end, kind, spare, like):
+    _rnn_back(table.ctypes.data, packed[0], units, first, last, start, end, kind, spare, like)
+
+
+def lstm_backward(table, packed, units, first, last, start, end, kind, spare, like):
+    _lstm_back(table.ctypes.data, packed[0], units, first, last, start, end, kind, spare, like)
+
+
+def gru_backward(table, packed, units, first, last, start, end, kind, spare, like):
+    _gru_back(table.ctypes.data, packed[0], units, first, last, start, end, kind, spare, like)
+
+
+def gradients(table, packed, x_gates, h_gates, low, high, N, start, end, size, dw, du, db, dx, scratch, like):
+    """What the steps start ... end leave to do, for the units low ... high: dx, and the sums over them.
+
+    Added to dw (G*H, I), du (G*H, H) and db (blocks of dz, H), from the last block of `size` steps to the first, as
+    segments of whole blocks would be summed. Of dx (T, N, I) a share of rows is written that corresponds to the units.
+    """
+    t = table.ctypes.data
+    units, inputs, row_bytes = du.shape[1], dw.shape[1], du.shape[1] * itemsize(like)
+    dz, pitch, rows = at(t, DZ, start, 0), entry(t, DZ, 2), (end - start) * N
     panel, spare = scratch, scratch + DEPTH * BYTES
-    tiles, width = spare + ROWS * BYTES, units * itemsize(like)
+    tiles = spare + ROWS * BYTES
+    x = (entry(t, X_BACK, 0), entry(t, X_BACK, 1), entry(t, X_BACK, 2))
+    h = (entry(t, H_PREV, 0), entry(t, H_PREV, 1), entry(t, H_PREV, 2))
     for block in range((end - start - 1) // size, -1, -1):
-        begin, stop = block * size * N, min((block + 1) * size, end - start) * N
-        for row in range(begin, stop, DEPTH):
+        stop = min((block + 1) * size * N, rows)
+        for row in range(block * size * N, stop, DEPTH):
             depth, first, here = min(DEPTH, stop - row), start * N + row, dz + row * pitch
-            pack_rows(here, pitch, dz_blocks, units, low, high, depth, tiles, like)
-            add_products(tiles, x_gates, units, low, high, x, inputs, N, first, depth, dw, panel, spare, like)
-            add_products(tiles, h_gates, units, low, high, h, units, N, first, depth, du, panel, spare, like)
-            for gate in range(dz_blocks):
-                add_rows(here + gate * width, pitch, depth, low, high, db + gate * width, like)
+            pack_rows(here, pitch, len(db), units, low, high, depth, tiles, like)
+            to = dw.ctypes.data
+            add_products(tiles, x_gates, units, low, high, x, inputs, N, first, depth, to, panel, spare, like)
+            to = du.ctypes.data
+            add_products(tiles, h_gates, units, low, high, h, units, N, first, depth, to, panel, spare, like)
+            for gate in range(len(db)):
+                to = db.ctypes.data + gate * row_bytes
+                add_rows(here + gate * row_bytes, pitch, depth, low, high, to, like)
+    first, last = rows * low // units, rows * high // units
+    dx_pitch = inputs * itemsize(like)
+    multiply_inside(
+        packed[1],
+        dz + first * pitch,
+        pitch,
+        len(x_gates) * units,
+        packed[2],
+        0,
+        dx.ctypes.data + (start * N + first) * dx_pitch,
+        dx_pitch,
+        last - first,
+        inputs,
+        spare,
+        like,
+    )
+
+
+def _signatures(number: types.Float) -> dict[str, tuple]:
+    """The types of the arguments: one form for arrays of all strides, and for those that may not be written to."""
+
+    def array(axes: int, element: types.Type = number) -> types.Array:
+        return types.Array(element, axes, "A", readonly=True, aligned=False)
+
+    def own(axes: int, element: types.Type = number) -> types.Array:
+        return types.Array(element, axes, "C")
+
+    i64 = types.int64
+    table, four, gates = own(2, i64), types.UniTuple(i64, 4), own(1, i64)
+    valid = array(2, types.boolean)
+    forward = (table, four, *[i64] * 9, number)
+    backward = (table, four, *[i64] * 7, number)
+    found = {
+        f"{cell}_{way}": kind
+        for cell in ("rnn", "lstm", "gru")
+        for way, kind in (("forward", forward), ("backward", backward))
+    }
+    return found | {
+        "start_forward": (
+            *(table, four, array(2), array(2), array(1), array(1)),
+            *(array(3), array(3), array(3), array(3), array(4), valid, i64, i64, number),
+        ),
+        "start_backward": (*(table, four, array(2), array(2), gates, gates), *[array(3)] * 12, array(4), valid, number),
+        "gradients": (table, four, gates, gates, *[i64] * 6, own(2), own(2), own(2), own(3), i64, number),
+    }
+
+
+@functools.cache
+def compiled(name: str, dtype: np.dtype) -> Any:
+    """A function of this file compiled for float32 or float64; kept on the disk, where there is a place for it."""
+    function = njit(nogil=True)(globals()[name])
+    with contextlib.suppress(RuntimeError):  # Numba found no folder that it may write to
+        function.enable_caching()
+        # Numba looks at the age of the function's own file alone.
+        function._cache._cache_file._source_stamp = _digest()
+    function.compile(_signatures(types.float32 if dtype == np.float32 else types.float64)[name])
+    function.disable_compile()
+    return function
+
+
+@functools.cache
+def _digest() -> str:
+    """Of all that is compiled here."""
+    files = (Path(__file__).with_name(name) for name in ("_compiled.py", "_products.py", "_simd.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -53,10 +53,6 @@ class Compiled:
         """What the compiled step has to know of the cell."""
         return 0
 
-    def biases(self, params: dict) -> tuple[Array | None, Array | None]:
-        """Those that are added to W x, and those of the gates that stand apart."""
-        return (params["bias_ih"] + params["bias_hh"], None) if "bias_ih" in params else (None, None)
-
     def residual(self, states: tuple[Array, ...], kept: tuple[Array, ...]) -> Any:
         """The cell's own residuals, as views; `states` are (T + 1, H, N), `kept` (T, H, N)."""
         raise NotImplementedError
@@ -66,34 +62,31 @@ class Compiled:
     ) -> tuple[Array, tuple, Any]:
         """From x (T, I, N): y (T, H, N), the final state, the cell's residuals if `keep`."""
         (T, I, N), H, G, dtype = x.shape, params["weight_hh"].shape[1], self.gates, x.dtype
-        weights = _Packed(dtype, (H, G, I), (H, G, H), (H, G, 1), (H, max(1, self.apart), 1))
-        weights.put(0, params["weight_ih"], H)
-        weights.put(1, params["weight_hh"], H)
-        for k, bias in enumerate(self.biases(params)):
-            if bias is not None:
-                weights.put(2 + k, bias[:, None], H)
-        inside, flags = _rows(x), None if valid is None else _flags(valid)
-        states = tuple(memory.empty((T + 1 if keep else 2, N, H), dtype) for _ in state)
+        like, kind, joint = dtype.type(0), self.kind(cell), G - self.apart
+        states = [memory.empty((T + 1 if keep else 2, N, H), dtype) for _ in state]
         for own, first in zip(states, state, strict=True):
             own[0] = first.T
-        kept = memory.empty((T, N, self.kept, H), dtype) if keep and self.kept else None
-        y = np.empty((T, N, H), dtype)
-        table = _table(inside, states[0], states[1] if len(states) > 1 else None, y, kept, flags)
-        function, kind, like = getattr(weights.compiled, f"{self.prefix}_forward"), self.kind(cell), dtype.type(0)
-        addresses = np.array(weights.addresses)
+        kept = memory.empty((T, N, self.kept, H) if keep else (0, 0, 0, 0), dtype)
+        y, none = np.empty((T, N, H), dtype), np.empty((0, 0, 0), dtype)
+        packed = _Packed(dtype, (H, G * I), (H, G * H), (H, G), (H, max(1, self.apart)))
+        table = np.empty((packed.compiled.LINES, 3), np.int64)
+        weights = (params["weight_ih"], params["weight_hh"], *_biases(params, dtype))
+        c = states[1] if len(states) > 1 else none
+        packed.function("start_forward")(
+            *(table, packed.addresses, *weights, _rows(x), states[0], c, y, kept, _runs(valid), G, joint, like)
+        )
+        function = packed.function(f"{self.prefix}_forward")
 
         def share(first: int, last: int) -> None:
             steps = min(T, max(1, ROWS // (last - first)))
-            scratch = _Bytes(steps * (last - first) * weights.sizes[2] + weights.spare * G)
-            function(
-                _address(table), _address(addresses), T, H, I, first, last, steps, keep, kind, scratch.address, like
-            )
+            scratch = _Bytes(steps * (last - first) * packed.sizes[2] + packed.spare * G)
+            function(table, packed.addresses, T, H, I, first, last, steps, keep, kind, scratch.address, like)
 
         threads.run(share, threads.shares(N, _parts(T * N * G * H * (I + H))))
-        end = tuple(own[T if keep else T % 2].T.copy(order="K") for own in states)
+        end = tuple([own[T if keep else T % 2].T.copy(order="K") for own in states])
         if not keep:
             return y.transpose(0, 2, 1), end, None
-        gates = () if kept is None else tuple(kept.transpose(2, 0, 3, 1))
+        gates = tuple(kept.transpose(2, 0, 3, 1))
         residual = self.residual(tuple(own.transpose(0, 2, 1) for own in states), gates)
         residual = residual if valid is None else HeldResidual(residual, (valid,) * len(states))
         return y.transpose(0, 2, 1), end, residual
@@ -113,65 +106,52 @@ class Compiled:
         """-> the sums with the gradients of the parameters added, the gradients of x and of the initial state."""
         (T, I, N), H, dtype = x.shape, params["weight_hh"].shape[1], x.dtype
         residual, like, kind = residuals if valid is None else residuals.cell, dtype.type(0), self.kind(cell)
+        none = np.empty((0, 0, 0), dtype)
         parts = {name: _rows(part) for name, part in residual._asdict().items()}
-        inside, h_prev, flags = _rows(x), parts["h_prev"], None if valid is None else _flags(valid)
+        kept = [parts[name] for name in self.names]
         d = [np.array(part.T, order="C") for part in dstate]
-        above = [None if part is None else _rows(part) for part in dy]
-        blocks = 1 + max(self.h_gates)
+        above = [none if part is None else _rows(part) for part in dy]
+        x_gates, h_gates = np.array(self.x_gates), np.array(self.h_gates)
+        blocks, K_x, K_h = 1 + max(self.h_gates), len(x_gates) * H, len(h_gates) * H
         chunk = min(T, max(1, CHUNK // (size * N * blocks * H * dtype.itemsize)) * size)
-        dz = memory.empty((chunk * N * blocks * H + _compiled().BYTES,), dtype)[: chunk * N * blocks * H]
-        dz, dx = dz.reshape(chunk, N, blocks, H), np.empty((T, N, I), dtype)
 
-        # The rows of U^T and W^T stand in the order of the blocks that they meet; the third is a row of zeros.
-        K_x, K_h = len(self.x_gates) * H, len(self.h_gates) * H
-        weights = _Packed(dtype, (H, 1, K_h), (I, 1, K_x), (I, 1, 1))
-        weights.put(0, _by_block(params["weight_hh"], self.h_gates).T, H)
-        weights.put(1, _by_block(params["weight_ih"], self.x_gates).T, I)
-        u, w, zeros = weights.addresses
-
+        packed = _Packed(dtype, (H, K_h), (I, K_x), (I, 1), (0, 0))
+        dz = memory.empty((chunk * N * blocks * H + packed.compiled.BYTES,), dtype)  # compiled code reads behind it
+        dz, dx = dz[: chunk * N * blocks * H].reshape(chunk, N, blocks, H), np.empty((T, N, I), dtype)
         dw, du = np.array(sums["weight_ih"], order="C"), np.array(sums["weight_hh"], order="C")
         db = np.zeros((blocks, H), dtype)
         if "bias_ih" in sums:
-            db[list(self.x_gates)] = sums["bias_ih"].reshape(-1, H)
-            db[list(self.h_gates)] = sums["bias_hh"].reshape(-1, H)
-        x_gates, h_gates = np.array(self.x_gates), np.array(self.h_gates)
-
-        two = [None] * (2 - len(d))
-        names = [parts[name] for name in self.names] + [None] * (5 - len(self.names))
-        table = _table(*(part[None] for part in d), *two, *above, *two, h_prev, parts.get("c_prev"), *names, dz, flags)
-        (dz_line,), (x_line,), (h_line,) = _table(dz), _table(inside), _table(h_prev)
+            db[x_gates], db[h_gates] = sums["bias_ih"].reshape(-1, H), sums["bias_hh"].reshape(-1, H)
+        table = np.empty((packed.compiled.LINES, 3), np.int64)
+        packed.function("start_backward")(
+            *(table, packed.addresses, params["weight_ih"], params["weight_hh"], x_gates.argsort(), h_gates.argsort()),
+            *(_rows(x), *[part[None] for part in d], *[none] * (2 - len(d)), *above, *[none] * (2 - len(d))),
+            *(parts["h_prev"], parts.get("c_prev", none), *kept, *[none] * (5 - len(kept)), dz, _runs(valid), like),
+        )
+        step_back, gradients = packed.function(f"{self.prefix}_backward"), packed.function("gradients")
         by_example = threads.shares(N, _parts(chunk * N * K_h * H))
-        by_unit = threads.shares(H, _parts(chunk * N * K_h * (I + H)), weights.rows)
-        functions = weights.compiled
-        step_back = getattr(functions, f"{self.prefix}_backward")
+        by_unit = threads.shares(H, _parts(chunk * N * K_h * (I + H)), packed.compiled.ROWS)
+        origin, depth = int(table[packed.compiled.DZ, 0]), packed.compiled.DEPTH
         for start in reversed(range(0, T, chunk)):
             end = min(start + chunk, T)
-            table[functions.DZ, 0] = dz_line[0] - start * dz_line[1]  # as if from step 0 on
+            table[packed.compiled.DZ, 0] = origin - start * dz.strides[0]  # as if it had all steps
 
             def recurrence(first: int, last: int, start: int = start, end: int = end) -> None:
-                spare = _Bytes(weights.spare)
-                step_back(_address(table), u, H, first, last, start, end, kind, spare.address, like)
+                spare = _Bytes(packed.spare)
+                step_back(table, packed.addresses, H, first, last, start, end, kind, spare.address, like)
 
             def products(low: int, high: int, start: int = start, end: int = end) -> None:
-                tiles = blocks * (high - low + weights.rows) * functions.DEPTH * dtype.itemsize + functions.BYTES
-                scratch = _Bytes(functions.DEPTH * functions.BYTES + weights.spare + tiles)
-                shared = (H, low, high, N, start, end, size, _address(dw), _address(du), _address(db))
-                at, pitch = int(dz_line[0]), int(dz_line[2])
-                given = (tuple(x_line), I, x_gates, tuple(h_line), h_gates)
-                functions.weight_gradients(at, pitch, blocks, *given, *shared, scratch.address, like)
-                first, last = (end - start) * N * low // H, (end - start) * N * high // H
-                at += first * pitch
-                to = _address(dx) + (start * N + first) * dx.strides[1]
-                functions.input_gradient(
-                    at, pitch, K_x, w, zeros, to, dx.strides[1], last - first, I, scratch.address, like
-                )
+                tiles = blocks * (high - low + packed.compiled.ROWS) * depth * dtype.itemsize
+                scratch = _Bytes((depth + 1) * packed.compiled.BYTES + packed.spare + tiles)
+                sums_of = (dw, du, db, dx, scratch.address, like)
+                gradients(table, packed.addresses, x_gates, h_gates, low, high, N, start, end, size, *sums_of)
 
             threads.run(recurrence, by_example)
             threads.run(products, by_unit)
         grads = {"weight_ih": dw, "weight_hh": du}
         if "bias_ih" in sums:
-            grads |= {"bias_ih": db[list(self.x_gates)].reshape(-1), "bias_hh": db[list(self.h_gates)].reshape(-1)}
-        return grads, dx.transpose(0, 2, 1), tuple(part.T for part in d)
+            grads |= {"bias_ih": db[x_gates].reshape(-1), "bias_hh": db[h_gates].reshape(-1)}
+        return grads, dx.transpose(0, 2, 1), tuple([part.T for part in d])
 
 
 class RNN(Compiled):
@@ -205,14 +185,6 @@ class GRU(Compiled):
     prefix, gates, apart, kept, names = "gru", 3, 1, 4, ("r", "z", "n", "operand")
     x_gates, h_gates = (1, 2, 0), (1, 2, 3)
 
-    def biases(self, params: dict) -> tuple[Array | None, Array | None]:
-        if "bias_ih" not in params:
-            return None, None
-        b, b_hh = params["bias_ih"].copy(), params["bias_hh"]
-        two = len(b) // 3 * 2
-        b[:two] += b_hh[:two]  # only b_hn must wait for the reset gate
-        return b, b_hh[two:]
-
     def residual(self, states: tuple[Array, ...], kept: tuple[Array, ...]) -> gru.Residual:
         (h,) = states
         return gru.Residual(h[:-1], *kept)
@@ -229,27 +201,24 @@ class _Bytes:
 
 
 class _Packed:
-    """Weights as the compiled products want them: for each (units, gates, K) of `forms` a matrix, of zeros at first."""
+    """Memory for weights as compiled products want them: for each (units, K) of `forms` a matrix of whole vectors."""
 
-    def __init__(self, dtype: np.dtype, *forms: tuple[int, int, int]) -> None:
-        self.compiled, self.like, self.forms = _compiled(), dtype.type(0), forms
+    def __init__(self, dtype: np.dtype, *forms: tuple[int, int]) -> None:
+        self.compiled, self.dtype = _compiled(), dtype
         vector = self.compiled.BYTES
-        self.rows = self.compiled.ROWS  # of one product
-        self.spare = self.rows * vector  # bytes of its sums
-        units = vector // dtype.itemsize
-        self.sizes = [-(-H // units) * G * K * vector for H, G, K in forms]
+        self.spare = self.compiled.ROWS * vector  # bytes of the sums of one product
+        lanes = vector // dtype.itemsize
+        self.sizes = [-(-units // lanes) * K * vector for units, K in forms]
         self.memory = _Bytes(sum(self.sizes))
-        ends = np.cumsum([self.memory.address, *self.sizes])
-        self.addresses = [int(end) for end in ends[:-1]]
-        for k, (_, _, K) in enumerate(forms):
-            if K == 1:  # a bias, which may be absent
-                self.put(k, np.zeros((forms[k][0] * forms[k][1], 1), dtype), forms[k][0])
+        at, found = self.memory.address, []
+        for size in self.sizes:
+            found.append(at)
+            at += size
+        self.addresses = tuple(found)
 
-    def put(self, k: int, weight: Array, units: int) -> None:
-        """Pack a matrix (gates * units, K) of any strides."""
-        _, gates, K = self.forms[k]
-        at, strides = _address(weight), weight.strides
-        self.compiled.pack_weights(at, *strides, units, gates, K, self.addresses[k], self.like)
+    def function(self, name: str) -> Any:
+        """A compiled function for this dtype."""
+        return self.compiled.compiled(name, self.dtype)
 
 
 def _address(array: Array) -> int:
@@ -266,20 +235,12 @@ def _rows(array: Array) -> Array:
     return turned if turned.strides[2] == array.itemsize else np.ascontiguousarray(turned)
 
 
-def _flags(valid: Array) -> Array:
-    """(T, 1, N) as (T, N) of bytes."""
-    return np.ascontiguousarray(valid[:, 0, :]).view(np.uint8)
+def _runs(valid: Array | None) -> Array:
+    """(T, 1, N) as (T, N)."""
+    return np.empty((0, 0), bool) if valid is None else valid[:, 0, :]
 
 
-def _table(*arrays: Array | None) -> Array:
-    """Of each array (T, N, ...) address and two pitches; zeros for an absent one."""
-    return np.array([(0, 0, 0) if a is None else (_address(a), *a.strides[:2]) for a in arrays], np.int64)
-
-
-def _by_block(weight: Array, gates: tuple[int, ...]) -> Array:
-    """The rows of a weight with its gates in the order of their blocks in dz."""
-    H = len(weight) // len(gates)
-    order = np.argsort(gates)
-    if (order[1:] > order[:-1]).all():
-        return weight
-    return np.concatenate([weight[g * H : (g + 1) * H] for g in order])
+def _biases(params: dict, dtype: np.dtype) -> tuple[Array, Array]:
+    if "bias_ih" in params:
+        return params["bias_ih"], params["bias_hh"]
+    return np.empty(0, dtype), np.empty(0, dtype)

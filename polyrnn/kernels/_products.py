@@ -124,6 +124,24 @@ def pack(source, row_pitch, step, units, gates, K, out, like):
 
 
 @njit
+def pack_transposed(weight, order, out, like):
+    """The transpose of weight (G * H, columns) as panels, its columns being the units, its gates in this order."""
+    width, size, step = lanes(like), itemsize(like), weight.strides[1]
+    columns, H = weight.shape[1], weight.shape[0] // len(order)
+    for first in range(0, columns, width):
+        count = min(width, columns - first)
+        for gate in order:
+            row = weight.ctypes.data + gate * H * weight.strides[0] + first * step
+            for _ in range(H):
+                for lane in range(count):
+                    put(out + lane * size, get(row + lane * step, like))
+                for lane in range(count, width):
+                    put(out + lane * size, zero(like))
+                row += weight.strides[0]
+                out += BYTES
+
+
+@njit
 def rows_at_once(count):
     """As many rows as the registers hold, but so that none of the products has few."""
     times = (count + ROWS - 1) // ROWS
