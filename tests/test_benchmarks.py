@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import polyrnn
+
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 sys.path.append(str(FOLDER))
 import jobs  # noqa: E402
@@ -14,6 +16,13 @@ import report  # noqa: E402
 import textbook  # noqa: E402
 import turns  # noqa: E402
 import workers  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _reference():
+    """No kernel is compiled for these."""
+    with polyrnn.use_kernels(False):
+        yield
 
 
 def job(way="forward", cell="LSTM", **more):
