@@ -176,6 +176,7 @@ def markdown(record: dict) -> str:
     if by_task["door"]:
         lines = [[r["cell"], figure(r["median"])] for r in by_task["door"]]
         found.append(f"**What a public call adds**: microseconds\n\n{table(['', 'µs'], lines)}")
+    found += [f"Not timed: {job}: {why}\n" for job, why in record.get("not timed", {}).items()]
     if record["kernels"]:
         runs = ", ".join(f"{cell} by {kernel}" for cell, kernel in record["kernels"].items())
         found.append(f"polyrnn-numpy runs {runs}.\n")

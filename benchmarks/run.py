@@ -193,6 +193,8 @@ def main() -> None:
         about["others"] = max(0.0, round(share, 3))
     report_all(arguments, rows, turns, about, versions, subjects, out)
     print(f"\n{(time.perf_counter() - begin) / 60:.1f} minutes")
+    if turns.refused:
+        raise SystemExit(f"not timed: {len(turns.refused)} jobs, for they failed or disagreed; see above")
 
 
 def report_all(arguments, rows, turns, about, versions, subjects, out) -> None:
@@ -208,6 +210,7 @@ def report_all(arguments, rows, turns, about, versions, subjects, out) -> None:
         "subjects": {name: {"start_ms": subject.ready["start_ms"]} for name, subject in subjects.items()},
         "kernels": next((s.ready["in use"] for n, s in subjects.items() if n == "polyrnn-numpy"), {}),
         "left out": out,
+        "not timed": turns.refused,
         "rows": rows,
     }
     print("\n" + report.markdown(record))

@@ -103,6 +103,7 @@ class Turns:
         self.subjects, self.reference, self.floor, self.folder = subjects, reference, floor, folder
         self.rates: dict[str, float] = {}  # operations a second, by dtype
         self.steps: dict[Job, float] = {}  # milliseconds of the bare products of a step
+        self.refused: dict[str, str] = {}  # what was not timed, and why
 
     def agreeing(self, job: Job, names: list[str]) -> dict[str, float]:
         """Milliseconds of the first call of those whose result is the reference's."""
@@ -122,6 +123,7 @@ class Turns:
                         answer["error"] = why
             if "error" in answer:
                 print(f"  {name:26}not timed: {answer['error']}", flush=True)
+                self.refused[f"{name}, {job}"] = answer["error"]
             elif "ms" in answer:
                 found[name] = answer["ms"]
         path.unlink()
