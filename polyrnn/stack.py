@@ -118,7 +118,7 @@ def forward(
     `states` holds the initial states of each recurrence. `given` holds the masks by the names that `masks` tells, True
     where an output goes on, an operand is seen or a state moves; else they are drawn from `key`, else there are none.
     """
-    xp, cell = backend.xp, plan.options.cell
+    xp = backend.xp
     device = getattr(x, "device", None)
     source = _Source(xp, plan, given, key, device)
     ends: list[tuple] = []
@@ -137,24 +137,13 @@ def forward(
         outputs = []
         for direction in directions:
             own, start, number = _own(direction, params), states[len(ends)], len(ends)
-            drawn_moves = [
-                source.by_step(f"zoneout_{name}{direction.suffix}", 3 + m, number) for m, name in enumerate(cell.states)
-            ]
-            moves, keys = zip(*drawn_moves, strict=True)
-            steps = None
-            if any(own_key is not None for own_key in keys):
-                steps = xp.arange(x.shape[0], dtype=xp.int32, device=device)
-            noise = recurrence.Noise(
-                valid,
-                source.factor(f"recurrent_dropout{direction.suffix}", 2, number, start[0].mT.shape, x.dtype),
-                moves if any(mask is not None for mask in moves) else (),
-                keys if steps is not None else (),
-                steps,
-            )
+            noise = recurrence.QUIET
+            if source.rates:
+                noise = _noise(source, plan, direction, number, start[0], x)
             turn = _flip if direction.reverse else _as_it_is
-            noise = noise._replace(
-                valid=turn(xp, valid), moves=tuple(turn(xp, mask) for mask in noise.moves), steps=turn(xp, steps)
-            )
+            if valid is not None or source.rates:
+                moves = tuple(turn(xp, mask) for mask in noise.moves)
+                noise = noise._replace(valid=turn(xp, valid), moves=moves, steps=turn(xp, noise.steps))
             y, end, tape = recurrence.forward(backend, plan.options, own, turn(xp, x), start, noise, keep)
             outputs.append(turn(xp, y))
             ends.append(end)
@@ -201,6 +190,19 @@ def backward(
         dx = dx if tape.inputs[k] is None else dx * tape.inputs[k]
         dy = _drop(backend, tape.between[k - 1], dx, plan.dropout) if k else dx
     return grads, dy, starts
+
+
+def _noise(source: _Source, plan: Plan, direction: Direction, number: int, h: Any, x: Any) -> recurrence.Noise:
+    """Dropout of the state and zoneout of one recurrence, in the order of the steps of x."""
+    xp, suffix = source.xp, direction.suffix
+    drawn = [source.by_step(f"zoneout_{s}{suffix}", 3 + m, number) for m, s in enumerate(plan.options.cell.states)]
+    moves, keys = zip(*drawn, strict=True)
+    return recurrence.Noise(
+        kept=source.factor(f"recurrent_dropout{suffix}", 2, number, h.mT.shape, x.dtype),
+        moves=moves if any(mask is not None for mask in moves) else (),
+        keys=keys if any(key is not None for key in keys) else (),
+        steps=xp.arange(x.shape[0], dtype=xp.int32, device=source.device) if any(k is not None for k in keys) else None,
+    )
 
 
 def _own(direction: Direction, params: dict) -> dict:

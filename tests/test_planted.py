@@ -298,7 +298,7 @@ TABLE = [
     ),
     Plant("zoneout", "recurrence.py", "def moves", ", steps).mT", ", None).mT"),
     Plant("zoneout", *STACK[1:], "turn(xp, mask) for mask in noise.moves", "mask for mask in noise.moves"),
-    Plant("zoneout", *STACK[1:], "steps=turn(xp, steps)", "steps=steps"),
+    Plant("zoneout", *STACK[1:], "steps=turn(xp, noise.steps)", "steps=noise.steps"),
     Plant("expected", *EXPECTED, "r * b + (1 - r) * a", "r * a + (1 - r) * b"),
     Plant("expected", *EXPECTED, "tuple((1 - r) * d for", "tuple(d for"),
     Plant("expected", *EXPECTED, "tuple(a + r * d for", "tuple(a for"),

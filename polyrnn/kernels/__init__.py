@@ -14,8 +14,10 @@ import importlib.util
 import os
 from typing import Any, NamedTuple, Protocol
 
+from .._door import check_size
 from ..backends import Backend
 from ..cells import Cell, GRUCell, LSTMCell, RNNCell
+from . import _threads
 
 __all__ = ["Kernel", "KernelStatus", "find", "kernel_statuses", "kernels_in_use", "registered", "use_kernels"]
 
@@ -199,11 +201,14 @@ class use_kernels:
     on : bool or str
         False: the reference runs. True: kernels run even where POLYRNN_KERNELS says off. A kernel's name, as
         `kernels_in_use` gives it: that one alone runs, where it applies.
+    threads : int, optional
+        How many threads compiled kernels may use; by default POLYRNN_NUM_THREADS, else one for each processor that this
+        process may use, at most OMP_NUM_THREADS. Results are the same to the last bit with any number.
 
     Raises
     ------
     ValueError
-        If there is no kernel of that name.
+        If there is no kernel of that name, or `threads` is below 1.
 
     Examples
     --------
@@ -214,13 +219,17 @@ class use_kernels:
     (1, 1, 5)
     """
 
-    def __init__(self, on: bool | str) -> None:
+    def __init__(self, on: bool | str = True, threads: int | None = None) -> None:
         if isinstance(on, str) and on not in _SOURCES:
             raise ValueError(f"use_kernels({on!r}): expected True, False or one of {', '.join(map(repr, _SOURCES))}")
+        if threads is not None:
+            check_size("threads", threads)
         self._token = _switch.set(on if isinstance(on, str) else bool(on))
+        self._threads = _threads.set_threads(threads)
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, *error: object) -> None:
         _switch.reset(self._token)
+        _threads.reset_threads(self._threads)

@@ -213,7 +213,7 @@ def gru_step_backward(table, t, n, offset, count, row, runs, kind, like):
 
 @njit
 def project(gates, table, w, bias, units, inputs, first, last, start, steps, pre, like):
-    """pre = W x_t + b of a block of steps, (steps, examples, blocks, gates, vector)."""
+    """Pre = W x_t + b of a block of steps, (steps, examples, blocks, gates, vector)."""
     count, width = last - first, blocks_of(units, like) * gates * BYTES
     # Rows of one product are examples; of a batch too small for that, steps.
     over_steps = count < 3 < steps

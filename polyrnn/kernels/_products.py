@@ -17,6 +17,7 @@ from ._simd import (
     BYTES,
     ROWS,
     fma,
+    four_panels,
     get,
     itemsize,
     lanes,
@@ -28,8 +29,8 @@ from ._simd import (
     put_whole,
     store,
     tile,
+    two_panels,
     whole,
-    wide_tile,
     zero,
 )
 
@@ -152,17 +153,17 @@ def rows_at_once(count):
 def multiply(panels, w, x, x_pitch, K, start, start_pitch, out, out_pitch, rows, like):
     """Of each row: out = start + w x, in neighbouring panels, K numbers of x side by side."""
     panel, size, p = K * BYTES, itemsize(like), 0
-    if rows <= 2:
-        while p + 2 <= panels:
-            at = p * BYTES
-            wide_tile(
-                w + p * panel, panel, x, size, x_pitch, K, start + at, start_pitch, out + at, out_pitch, rows, like
-            )
-            p += 2
     while p < panels:
-        at = p * BYTES
-        tile(w + p * panel, panel, x, size, x_pitch, K, start + at, start_pitch, out + at, out_pitch, rows, like)
-        p += 1
+        wp, start_p, out_p = w + p * panel, start + p * BYTES, out + p * BYTES
+        if rows == 1 and p + 4 <= panels:
+            four_panels(wp, panel, x, size, x_pitch, K, start_p, start_pitch, out_p, out_pitch, rows, like)
+            p += 4
+        elif rows <= 2 and p + 2 <= panels:
+            two_panels(wp, panel, x, size, x_pitch, K, start_p, start_pitch, out_p, out_pitch, rows, like)
+            p += 2
+        else:
+            tile(wp, panel, x, size, x_pitch, K, start_p, start_pitch, out_p, out_pitch, rows, like)
+            p += 1
 
 
 @njit

@@ -366,5 +366,5 @@ def _tile(panels: int, rows: int) -> Any:
     return tile
 
 
-tile = _tile(1, ROWS)
-wide_tile = _tile(2, 2)  # for one or two rows, whose sums alone would not keep the processor busy
+# A sum is ready some cycles after its last term: few rows need several panels to keep the processor busy.
+tile, two_panels, four_panels = _tile(1, ROWS), _tile(2, 2), _tile(4, 1)

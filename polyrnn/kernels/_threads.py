@@ -2,15 +2,20 @@
 
 A kernel cuts its work into shares and runs one of them itself. The others go to threads that wait for work from the
 first call on. One call has them at a time: a second one, from another thread, runs its shares alone instead of waiting.
+Which thread runs a share changes no bit of the result.
 """
 
 from __future__ import annotations
 
 import contextvars
+import functools
+import itertools
 import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+
+VARIABLE = "POLYRNN_NUM_THREADS"
 
 _count: contextvars.ContextVar[int | None] = contextvars.ContextVar("polyrnn_threads", default=None)
 _free = threading.Lock()
@@ -18,10 +23,16 @@ _pool: ThreadPoolExecutor | None = None
 _size = 0
 
 
+@functools.cache
 def available() -> int:
-    """The processors that this process may use, at most OMP_NUM_THREADS if that is set."""
+    """POLYRNN_NUM_THREADS, else the processors that this process may use, at most OMP_NUM_THREADS if that is set."""
+    own = os.environ.get(VARIABLE, "")
+    if own:
+        if not own.isdigit() or int(own) < 1:
+            raise ValueError(f"{VARIABLE}={own!r}: expected a whole number of at least 1")
+        return int(own)
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return min(allowed, int(limit)) if limit.isdigit() and int(limit) > 0 else allowed
 
 
@@ -30,12 +41,22 @@ def threads() -> int:
     return _count.get() or available()
 
 
+def set_threads(count: int | None) -> contextvars.Token:
+    """Choose how many, for this thread or task; None for `available`."""
+    return _count.set(count)
+
+
+def reset_threads(token: contextvars.Token) -> None:
+    """Take the choice back."""
+    _count.reset(token)
+
+
 def shares(count: int, parts: int, multiple: int = 1) -> list[tuple[int, int]]:
     """`count` things in at most `parts` ranges of nearly equal size, which begin at multiples of `multiple`."""
     units = -(-count // multiple)
     parts = max(1, min(parts, units))
     ends = [min(count, units * k // parts * multiple) for k in range(parts + 1)]
-    return list(zip(ends[:-1], ends[1:], strict=True))
+    return list(itertools.pairwise(ends))
 
 
 def run(function: Callable[[int, int], object], ranges: list[tuple[int, int]]) -> None:
