@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from . import recurrence
+from . import kernels, recurrence
 from .backends import Backend
 from .masks import fold, keep_mask
 
@@ -190,6 +190,18 @@ def backward(
         dx = dx if tape.inputs[k] is None else dx * tape.inputs[k]
         dy = _drop(backend, tape.between[k - 1], dx, plan.dropout) if k else dx
     return grads, dy, starts
+
+
+def step(backend: Backend, plan: Plan, params: dict, x: Any, states: Sequence[tuple]) -> list[tuple] | None:
+    """One step of streaming by a kernel: from x (I, N) the new states of each layer; None where there is no kernel."""
+    once = None if any(plan.options.zoneout) else kernels.find_step(backend, plan.options.cell, x)
+    if once is None:
+        return None
+    ends = []
+    for (direction,), state in zip(plan.layers, states, strict=True):
+        ends.append(once(plan.options.cell, _own(direction, params), x, state))
+        x = ends[-1][0]
+    return ends
 
 
 def _noise(source: _Source, plan: Plan, direction: Direction, number: int, h: Any, x: Any) -> recurrence.Noise:

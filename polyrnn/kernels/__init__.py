@@ -23,7 +23,11 @@ __all__ = ["Kernel", "KernelStatus", "find", "kernel_statuses", "kernels_in_use"
 
 
 class Kernel(Protocol):
-    """What a kernel gives: the recurrence of one cell; its residuals are those of the reference, stacked over time."""
+    """What a kernel gives: the recurrence of one cell; its residuals are those of the reference, stacked over time.
+
+    It may also have once(cell, params, x, state) -> state, one step of streaming, for those x (I, N) of which
+    supports_step(x) is true.
+    """
 
     name: str
 
@@ -130,6 +134,17 @@ def find(backend: Backend, cell: Cell, x: Any, valid: Any) -> Kernel | None:
             kernel = _open(name, kind)
             if kernel.supports(x, valid):
                 return kernel
+    return None
+
+
+def find_step(backend: Backend, cell: Cell, x: Any) -> Any:
+    """A kernel's `once`, which does one step of streaming, or None where the reference is to run; x is (I, N)."""
+    kind = type(cell)
+    if kind in _CELLS:
+        for name in _candidates(backend.name, _chosen()):
+            kernel = _open(name, kind)
+            if hasattr(kernel, "once") and kernel.supports_step(x):
+                return kernel.once
     return None
 
 

@@ -22,6 +22,7 @@ from . import _memory as memory
 
 Array = np.ndarray
 LEAST_STEPS = 4  # below, preparing the weights costs more than it saves
+DTYPES = frozenset((np.dtype("float32"), np.dtype("float64")))
 LEAST_COLUMNS = 16  # of a product: below, it spends its time reading the weights
 
 
@@ -42,7 +43,15 @@ class InPlace:
     def supports(self, x: Array, valid: Any) -> bool:
         """Sequences of a few steps or more, of one example or more, in float32 or float64."""
         T, *rest = x.shape
-        return T >= LEAST_STEPS and len(rest) == 2 and rest[1] > 0 and x.dtype in (np.float32, np.float64)
+        return T >= LEAST_STEPS and len(rest) == 2 and rest[1] > 0 and x.dtype in DTYPES
+
+    def supports_step(self, x: Array) -> bool:
+        """One step of streaming, in float32 or float64."""
+        return x.dtype in DTYPES
+
+    def once(self, cell: Any, params: dict, x: Array, state: tuple) -> tuple:
+        """One step of streaming: from x (I, N) and the states (H, N) the new states."""
+        raise NotImplementedError
 
     def prepare(self, cell: Any, params: dict) -> tuple[Array, Array, Array | None, Array | None]:
         """W, U, the bias of the input's share and that of the recurrent product, as the loop wants them."""

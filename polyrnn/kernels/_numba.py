@@ -63,6 +63,7 @@ class Compiled:
         """From x (T, I, N): y (T, H, N), the final state, the cell's residuals if `keep`."""
         (T, I, N), H, G, dtype = x.shape, params["weight_hh"].shape[1], self.gates, x.dtype
         like, kind, joint = dtype.type(0), self.kind(cell), G - self.apart
+        inside = _rows(x)  # compiled code has its address alone: what may be a copy needs a name for as long
         states = [memory.empty((T + 1 if keep else 2, N, H), dtype) for _ in state]
         for own, first in zip(states, state, strict=True):
             own[0] = first.T
@@ -73,7 +74,7 @@ class Compiled:
         weights = (params["weight_ih"], params["weight_hh"], *_biases(params, dtype))
         c = states[1] if len(states) > 1 else none
         packed.function("start_forward")(
-            *(table, packed.addresses, *weights, _rows(x), states[0], c, y, kept, _runs(valid), G, joint, like)
+            *(table, packed.addresses, *weights, inside, states[0], c, y, kept, _runs(valid), G, joint, like)
         )
         function = packed.function(f"{self.prefix}_forward")
 
@@ -106,7 +107,7 @@ class Compiled:
         """-> the sums with the gradients of the parameters added, the gradients of x and of the initial state."""
         (T, I, N), H, dtype = x.shape, params["weight_hh"].shape[1], x.dtype
         residual, like, kind = residuals if valid is None else residuals.cell, dtype.type(0), self.kind(cell)
-        none = np.empty((0, 0, 0), dtype)
+        none, inside = np.empty((0, 0, 0), dtype), _rows(x)
         parts = {name: _rows(part) for name, part in residual._asdict().items()}
         kept = [parts[name] for name in self.names]
         d = [np.array(part.T, order="C") for part in dstate]
@@ -125,7 +126,7 @@ class Compiled:
         table = np.empty((packed.compiled.LINES, 3), np.int64)
         packed.function("start_backward")(
             *(table, packed.addresses, params["weight_ih"], params["weight_hh"], x_gates.argsort(), h_gates.argsort()),
-            *(_rows(x), *[part[None] for part in d], *[none] * (2 - len(d)), *above, *[none] * (2 - len(d))),
+            *(inside, *[part[None] for part in d], *[none] * (2 - len(d)), *above, *[none] * (2 - len(d))),
             *(parts["h_prev"], parts.get("c_prev", none), *kept, *[none] * (5 - len(kept)), dz, _runs(valid), like),
         )
         step_back, gradients = packed.function(f"{self.prefix}_backward"), packed.function("gradients")

@@ -5,6 +5,7 @@ The equations and their numbers are those of the cells; what the recurrences sha
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,21 @@ def _one_minus_square(a: Array, out: Array) -> None:
     np.subtract(1, out, out=out)
 
 
+@functools.cache
+def _scales(H: int, dtype: np.dtype) -> tuple[Array, Array]:
+    """What takes gates i f g o to tanh and back: z becomes scale * tanh(scale * z) + shift, a sigmoid but for g."""
+    scale, shift = np.full((4 * H, 1), 0.5, dtype), np.full((4 * H, 1), 0.5, dtype)
+    scale[2 * H : 3 * H], shift[2 * H : 3 * H] = 1, 0
+    return scale, shift
+
+
+def _sum(weight: Array, x: Array, bias: Array | None) -> Array:
+    z = np.dot(weight, x)
+    if bias is not None:
+        z += bias[:, None]
+    return z
+
+
 def _slope(s: Array, out: Array) -> None:
     """S (1 - s), the derivative of the sigmoid."""
     np.subtract(1, s, out=out)
@@ -60,6 +76,12 @@ class RNN(InPlace):
             np.tanh(z, out=h)
         else:
             np.maximum(z, 0, out=h)
+
+    def once(self, cell: Any, params: dict, x: Array, state: tuple) -> tuple:
+        """One step of streaming."""
+        z = _sum(params["weight_ih"], x, params.get("bias_ih"))
+        z += _sum(params["weight_hh"], state[0], params.get("bias_hh"))  # (1)
+        return (np.tanh(z, out=z) if cell.nonlinearity == "tanh" else np.maximum(z, 0, out=z),)  # (2)
 
     def residual(self, states: tuple, buffers: tuple) -> rnn.Residual:
         (h,) = states
@@ -116,6 +138,25 @@ class LSTM(InPlace):
         c += tanh_c
         np.tanh(c, out=tanh_c)  # (4)
         np.multiply(o, tanh_c, out=h)
+
+    def once(self, cell: Any, params: dict, x: Array, state: tuple) -> tuple:
+        """One step of streaming."""
+        h_prev, c_prev = state
+        H = len(h_prev)
+        z = _sum(params["weight_ih"], x, params.get("bias_ih"))
+        z += _sum(params["weight_hh"], h_prev, params.get("bias_hh"))  # (1)
+        scale, shift = _scales(H, z.dtype)
+        z *= scale  # (2)
+        np.tanh(z, out=z)
+        z *= scale
+        z += shift
+        c = z[H : 2 * H] * c_prev  # (3)
+        i = z[:H]
+        i *= z[2 * H : 3 * H]
+        c += i
+        h = np.tanh(c)
+        h *= z[3 * H :]  # (4)
+        return h, c
 
     def residual(self, states: tuple, buffers: tuple) -> lstm.Residual:
         (h, c), (*_, i, f, o, g, tanh_c) = states, buffers
@@ -190,6 +231,26 @@ class GRU(InPlace):
         np.subtract(h_prev, n, out=h)  # (4), as n + z (h_prev - n)
         h *= update
         h += n
+
+    def once(self, cell: Any, params: dict, x: Array, state: tuple) -> tuple:
+        """One step of streaming."""
+        (h_prev,) = state
+        H = len(h_prev)
+        p = _sum(params["weight_ih"], x, params.get("bias_ih"))
+        q = _sum(params["weight_hh"], h_prev, params.get("bias_hh"))
+        gates, half = p[: 2 * H], np.asarray(0.5, p.dtype)
+        gates += q[: 2 * H]  # (2)
+        gates *= half
+        np.tanh(gates, out=gates)
+        _logistic(gates, half)
+        n = q[2 * H :]
+        n *= p[:H]  # (3)
+        n += p[2 * H :]
+        np.tanh(n, out=n)
+        h = h_prev - n  # (4), as n + z (h_prev - n)
+        h *= p[H : 2 * H]
+        h += n
+        return (h,)
 
     def residual(self, states: tuple, buffers: tuple) -> gru.Residual:
         (h,), (_, r, z, n, q_n) = states, buffers

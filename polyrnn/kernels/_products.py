@@ -39,7 +39,7 @@ DEPTH = 256  # steps and examples summed at once in a gradient of weights: their
 
 @njit
 def rational_tanh(x, like):
-    """tanh(x) = x P(x^2) / Q(x^2), with a relative error below 3 ulp in float32; the fit is `tests/stored/make_tanh.py`."""
+    """The hyperbolic tangent in float32, x P(x^2) / Q(x^2), to 3 ulp; `tests/stored/make_tanh.py` makes the fit."""
     x = most(least(x, 8.9), -8.9)
     u = x * x
     p = fma(u, 1.353481238e-08, 2.073801988e-05)
@@ -241,7 +241,7 @@ def gather(source, t_pitch, n_pitch, N, first, depth, offset, count, width, out,
 
 @njit
 def add_products(tiles, gates, units, low, high, operand, columns, N, first, depth, out, panel, spare, like):
-    """Add sum_r dz_r operand_r^T over `depth` rows r = (t, n) to rows low ... high of each gate of out (G * units, columns).
+    """Add sum_r dz_r operand_r^T over `depth` rows r = (t, n) to out (G * units, columns), units low ... high of each gate.
 
     `tiles` holds dz as `pack_rows` leaves it, and `gates` for each gate of out its block there; `operand` is address,
     pitch over T and pitch over N.
