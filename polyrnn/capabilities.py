@@ -56,8 +56,7 @@ class Subject(NamedTuple):
     @property
     def kernel(self) -> bool:
         """Whether there is a kernel on NumPy for one of its cells."""
-        keys = [("numpy", type(cell)) for cell in self.cells]
-        return any(key in kernels._REGISTRY for key in keys)
+        return any(type(cell) in kernels._CELLS for cell in self.cells)
 
 
 def _layer(group: str, name: str, module: Module, lengths: bool) -> Subject:
@@ -178,10 +177,6 @@ class Feature(NamedTuple):
     remarks: Mapping[str, str] = MappingProxyType({})
 
 
-def _names(cells: dict[tuple[str, type[Cell]], tuple[str, str]], backend: str) -> str:
-    return ", ".join(cell.__name__.removesuffix("Cell") for name, cell in cells if name == backend)
-
-
 FEATURES: tuple[Feature, ...] = (
     *(
         Feature(f"`{name}`" if " " not in name else f"`{name.split()[0]}` ({name.split(' ', 1)[1]})")
@@ -203,7 +198,11 @@ FEATURES: tuple[Feature, ...] = (
     Feature("float64", remarks={"jax": "with `jax_enable_x64`"}),
     Feature("float16 (layers; sums in float32)", ("numpy", "cupy", "jax"), {"numpy": "yes, slow"}),
     Feature("bfloat16 (layers; sums in float32)", ("jax",)),
-    Feature("in-place kernels", ("numpy",), {"numpy": _names(kernels._REGISTRY, "numpy")}),
+    Feature(
+        f"kernels for plain {', '.join(kernels._CELLS.values())} (reset after)",
+        ("numpy", "cupy"),
+        {"numpy": "in place; compiled with `[fast]`", "cupy": "one launch and one product a step"},
+    ),
     Feature("`jit`, `vmap`; the library's `grad` through the hand-written backward pass", ("jax",)),
 )
 

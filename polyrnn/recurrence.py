@@ -203,12 +203,13 @@ class _Reference(_Runner):
         return y if valid is None else xp.where(valid, y, xp.zeros_like(y)), state, residuals
 
     def backward(self, inputs: tuple, residuals: Any, dy: tuple, dstate: tuple, sums: dict) -> tuple[dict, Any, tuple]:
-        backend, xp, cell, params = self.backend, self.backend.xp, self.cell, self.params
+        backend, xp, cell = self.backend, self.backend.xp, self.cell
+        params = backend.transposable(self.params)
 
         def step_backward(dstate: tuple, inputs: Any) -> tuple[tuple, tuple]:
             residual, dy = inputs
             dstate = tuple(d if above is None else d + above for d, above in zip(dstate, dy, strict=True))
-            dpre, drec, dstate = cell.step_backward(xp, params, residual, dstate)
+            dpre, drec, dstate = cell.step_backward(xp, params(), residual, dstate)
             return dstate, (dpre, None if drec is dpre else drec)
 
         def block(carry: tuple, block: tuple) -> tuple[tuple, Any]:
@@ -216,7 +217,7 @@ class _Reference(_Runner):
             dstate, (dpre, drec) = backend.scan(step_backward, dstate, (residuals, dy), reverse=True)
             grads = self.weight_gradients(x, residuals, dpre, dpre if drec is None else drec)
             sums = {name: total + wide(xp, grads[name]) for name, total in sums.items()}
-            return (dstate, sums), cell.project_backward(xp, params, dpre)
+            return (dstate, sums), cell.project_backward(xp, params(), dpre)
 
         x = inputs[0]
         size = steps_per_block(x.shape[-1])

@@ -149,7 +149,7 @@ def test_a_sound_copy_passes(subject, name):
 @each
 def test_it_is_caught(subject, plant):
     with (
-        another_polyrnn(plant.file, altered_source(plant)) as pr,
+        another_polyrnn({plant.file: altered_source(plant)}) as pr,
         under_test(pr),
         pytest.raises(AssertionError),
     ):

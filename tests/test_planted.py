@@ -848,8 +848,8 @@ def many_blocks(pr: Any) -> None:
             test_contract.test_many_blocks_of_steps(NUMPY, kind, (13, 6, 0), patch)
 
 
-def kernels(pr: Any, *kinds: str) -> None:
-    with pr.use_kernels(True):
+def kernels(pr: Any, *kinds: str, name: str = "numpy in-place") -> None:
+    with pr.use_kernels(name):
         results(*kinds)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pr.recurrence, "COLUMNS", 40)  # several blocks of steps
@@ -1051,17 +1051,18 @@ CHECKS: dict[str, tuple[Callable[[Any], None], ...]] = {
 
 
 class Altered(importlib.abc.MetaPathFinder):
-    """Finds polyrnn's modules where they are, and gives one of them other source text."""
+    """Finds polyrnn's modules where they are, and gives some of them other source text."""
 
-    def __init__(self, file: Path | None, source: str) -> None:
-        self.file, self.source = file, source
+    def __init__(self, sources: dict[Path, str]) -> None:
+        self.sources = sources
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name.partition(".")[0] != "polyrnn":
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
-        if spec is not None and spec.origin is not None and Path(spec.origin) == self.file:
-            code = compile(self.source, spec.origin, "exec", dont_inherit=True)
+        source = None if spec is None or spec.origin is None else self.sources.get(Path(spec.origin))
+        if source is not None:
+            code = compile(source, spec.origin, "exec", dont_inherit=True)
             spec.loader.get_code = lambda fullname: code  # type: ignore[union-attr, method-assign]
         return spec
 
@@ -1076,13 +1077,13 @@ def altered_source(plant: Plant) -> str:
 
 
 @contextlib.contextmanager
-def another_polyrnn(file: str | None = None, source: str = "") -> Iterator[Any]:
-    """The package imported anew, with one file replaced; the first one comes back afterwards."""
+def another_polyrnn(sources: dict[str, str] | None = None) -> Iterator[Any]:
+    """The package imported anew, with some files replaced; the first one comes back afterwards."""
 
     def ours() -> list[str]:
         return [name for name in sys.modules if name.partition(".")[0] == "polyrnn"]
 
-    finder = Altered(PACKAGE / file if file else None, source)
+    finder = Altered({PACKAGE / file: source for file, source in (sources or {}).items()})
     saved = {name: sys.modules.pop(name) for name in ours()}
     sys.meta_path.insert(0, finder)
     try:
@@ -1153,7 +1154,7 @@ def test_a_sound_copy_passes(name):
 
 @pytest.mark.parametrize("plant", TABLE, ids=lambda p: f"{p.file}: {p.old} -> {p.new or 'nothing'}")
 def test_it_is_caught(plant):
-    with another_polyrnn(plant.file, altered_source(plant)) as pr, under_test(pr):
+    with another_polyrnn({plant.file: altered_source(plant)}) as pr, under_test(pr):
         for check in CHECKS[plant.check]:
             try:
                 check(pr)

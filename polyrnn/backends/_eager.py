@@ -145,6 +145,10 @@ class Backend:
                 full[at : at + part.shape[0], ...] = part
         return carry, rebuild(y, whole)
 
+    def transposable(self, params: dict) -> Callable:
+        """A function () -> params, to be called inside a loop whose products are with transposes of matrices."""
+        return lambda: params  # a BLAS takes a transpose as it is
+
     def unstack(self, array: Any) -> tuple[Any, ...]:
         """The arrays along the leading axis."""
         return self.xp.unstack(array)

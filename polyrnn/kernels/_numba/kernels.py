@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..cells import gru, lstm, rnn
-from ..cells._cell import HeldResidual
-from . import _memory as memory
-from . import _threads as threads
+from ...cells import gru, lstm, rnn
+from ...cells._cell import HeldResidual
+from .. import _memory as memory
+from .. import _threads as threads
 
 Array = np.ndarray
 LEAST_STEPS = 2  # one is streaming, for which Numba must not be loaded
@@ -26,8 +26,9 @@ CHUNK = 8 << 20  # bytes of dz that are held at once
 
 
 @functools.cache
-def _compiled() -> Any:
-    return importlib.import_module("._compiled", __package__)
+def _build() -> Any:
+    """The module that compiles; it imports Numba, and is therefore imported at first use."""
+    return importlib.import_module(".build", __package__)
 
 
 class Compiled:
@@ -70,7 +71,7 @@ class Compiled:
         kept = memory.empty((T, N, self.kept, H) if keep else (0, 0, 0, 0), dtype)
         y, none = np.empty((T, N, H), dtype), np.empty((0, 0, 0), dtype)
         packed = _Packed(dtype, (H, G * I), (H, G * H), (H, G), (H, max(1, self.apart)))
-        table = np.empty((packed.compiled.LINES, 3), np.int64)
+        table = np.empty((packed.loops.LINES, 3), np.int64)
         weights = (params["weight_ih"], params["weight_hh"], *_biases(params, dtype))
         c = states[1] if len(states) > 1 else none
         packed.function("start_forward")(
@@ -117,13 +118,13 @@ class Compiled:
         chunk = min(T, max(1, CHUNK // (size * N * blocks * H * dtype.itemsize)) * size)
 
         packed = _Packed(dtype, (H, K_h), (I, K_x), (I, 1), (0, 0))
-        dz = memory.empty((chunk * N * blocks * H + packed.compiled.BYTES,), dtype)  # compiled code reads behind it
+        dz = memory.empty((chunk * N * blocks * H + packed.loops.BYTES,), dtype)  # compiled code reads behind it
         dz, dx = dz[: chunk * N * blocks * H].reshape(chunk, N, blocks, H), np.empty((T, N, I), dtype)
         dw, du = np.array(sums["weight_ih"], order="C"), np.array(sums["weight_hh"], order="C")
         db = np.zeros((blocks, H), dtype)
         if "bias_ih" in sums:
             db[x_gates], db[h_gates] = sums["bias_ih"].reshape(-1, H), sums["bias_hh"].reshape(-1, H)
-        table = np.empty((packed.compiled.LINES, 3), np.int64)
+        table = np.empty((packed.loops.LINES, 3), np.int64)
         packed.function("start_backward")(
             *(table, packed.addresses, params["weight_ih"], params["weight_hh"], x_gates.argsort(), h_gates.argsort()),
             *(inside, *[part[None] for part in d], *[none] * (2 - len(d)), *above, *[none] * (2 - len(d))),
@@ -131,19 +132,19 @@ class Compiled:
         )
         step_back, gradients = packed.function(f"{self.prefix}_backward"), packed.function("gradients")
         by_example = threads.shares(N, _parts(chunk * N * K_h * H))
-        by_unit = threads.shares(H, _parts(chunk * N * K_h * (I + H)), packed.compiled.ROWS)
-        origin, depth = int(table[packed.compiled.DZ, 0]), packed.compiled.DEPTH
+        by_unit = threads.shares(H, _parts(chunk * N * K_h * (I + H)), packed.loops.ROWS)
+        origin, depth = int(table[packed.loops.DZ, 0]), packed.loops.DEPTH
         for start in reversed(range(0, T, chunk)):
             end = min(start + chunk, T)
-            table[packed.compiled.DZ, 0] = origin - start * dz.strides[0]  # as if it had all steps
+            table[packed.loops.DZ, 0] = origin - start * dz.strides[0]  # as if it had all steps
 
             def recurrence(first: int, last: int, start: int = start, end: int = end) -> None:
                 spare = _Bytes(packed.spare)
                 step_back(table, packed.addresses, H, first, last, start, end, kind, spare.address, like)
 
             def products(low: int, high: int, start: int = start, end: int = end) -> None:
-                tiles = blocks * (high - low + packed.compiled.ROWS) * depth * dtype.itemsize
-                scratch = _Bytes((depth + 1) * packed.compiled.BYTES + packed.spare + tiles)
+                tiles = blocks * (high - low + packed.loops.ROWS) * depth * dtype.itemsize
+                scratch = _Bytes((depth + 1) * packed.loops.BYTES + packed.spare + tiles)
                 sums_of = (dw, du, db, dx, scratch.address, like)
                 gradients(table, packed.addresses, x_gates, h_gates, low, high, N, start, end, size, *sums_of)
 
@@ -205,9 +206,9 @@ class _Packed:
     """Memory for weights as compiled products want them: for each (units, K) of `forms` a matrix of whole vectors."""
 
     def __init__(self, dtype: np.dtype, *forms: tuple[int, int]) -> None:
-        self.compiled, self.dtype = _compiled(), dtype
-        vector = self.compiled.BYTES
-        self.spare = self.compiled.ROWS * vector  # bytes of the sums of one product
+        self.loops, self.dtype = _build().loops, dtype
+        vector = self.loops.BYTES
+        self.spare = self.loops.ROWS * vector  # bytes of the sums of one product
         lanes = vector // dtype.itemsize
         self.sizes = [-(-units // lanes) * K * vector for units, K in forms]
         self.memory = _Bytes(sum(self.sizes))
@@ -219,7 +220,7 @@ class _Packed:
 
     def function(self, name: str) -> Any:
         """A compiled function for this dtype."""
-        return self.compiled.compiled(name, self.dtype)
+        return _build().compiled(name, self.dtype)
 
 
 def _address(array: Array) -> int:

@@ -11,9 +11,7 @@ Units beyond the last have the weight 0. All addresses, pitches (from row to row
 
 from __future__ import annotations
 
-from numba import njit
-
-from ._simd import (
+from .simd import (
     BYTES,
     ROWS,
     fma,
@@ -24,6 +22,7 @@ from ._simd import (
     least,
     load,
     most,
+    njit,
     power_of_two,
     put,
     put_whole,
@@ -178,10 +177,10 @@ def copy_rows(source, source_pitch, out, out_pitch, rows, count, like):
 def tile_inside(w, x, x_step, x_pitch, K, start, start_pitch, out, out_pitch, rows, count, spare, like):
     """One panel's product into rows that have place for `count` units only; `spare` holds ROWS vectors."""
     if count >= lanes(like):
-        tile(w, 0, x, x_step, x_pitch, K, start, start_pitch, out, out_pitch, rows, like)
+        tile(w, K, x, x_step, x_pitch, K, start, start_pitch, out, out_pitch, rows, like)
     else:
         copy_rows(start, start_pitch, spare, BYTES, rows, count, like)
-        tile(w, 0, x, x_step, x_pitch, K, spare, BYTES, spare, BYTES, rows, like)
+        tile(w, K, x, x_step, x_pitch, K, spare, BYTES, spare, BYTES, rows, like)
         copy_rows(spare, BYTES, out, out_pitch, rows, count, like)
 
 
@@ -241,7 +240,7 @@ def gather(source, t_pitch, n_pitch, N, first, depth, offset, count, width, out,
 
 @njit
 def add_products(tiles, gates, units, low, high, operand, columns, N, first, depth, out, panel, spare, like):
-    """Add sum_r dz_r operand_r^T over `depth` rows r = (t, n) to out (G * units, columns), units low ... high of each gate.
+    """Add sum_r dz_r operand_r^T over `depth` rows r = (t, n) to units low ... high of each gate of out (G*H, columns).
 
     `tiles` holds dz as `pack_rows` leaves it, and `gates` for each gate of out its block there; `operand` is address,
     pitch over T and pitch over N.

@@ -16,9 +16,10 @@ from typing import Any
 
 import llvmlite.binding
 from llvmlite import ir
-from numba import njit, types
+from numba import njit as njit
+from numba import types
 from numba.core import cgutils, config
-from numba.extending import intrinsic, models, overload, register_model
+from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
@@ -78,27 +79,35 @@ def _spread(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
 # ---- arithmetic ------------------------------------------------------------------------
 
 
+def _result(arguments: tuple) -> Vector | None:
+    """The type of an operation on vectors and numbers, which stand for vectors of that number."""
+    found = next((a for a in arguments if isinstance(a, Vector)), None)
+    alike = all(isinstance(a, (Vector, types.Float, types.Integer)) for a in arguments)
+    return found if alike else None
+
+
+def _lowering(emit: Callable) -> Callable:
+    def codegen(context: Any, builder: Any, signature: Any, values: tuple) -> Any:
+        element, vectors = signature.return_type.element, []
+        for kind, value in zip(signature.args, values, strict=True):
+            if not isinstance(kind, Vector):
+                value = _spread(builder, context.cast(builder, value, kind, element), _vector(element))
+            vectors.append(value)
+        return emit(builder, element, *vectors)
+
+    return codegen
+
+
 def _elementwise(emit: Callable, count: int = 2) -> Any:
-    """An intrinsic of `count` vectors; numbers among them stand for vectors of that number."""
+    """An intrinsic of `count` vectors or numbers."""
 
-    def typed(arguments: tuple) -> Any:
-        found = next((a for a in arguments if isinstance(a, Vector)), None)
-        if found is None or not all(isinstance(a, (Vector, types.Float, types.Integer)) for a in arguments):
-            return None
-
-        def codegen(context: Any, builder: Any, signature: Any, values: tuple) -> Any:
-            vectors = []
-            for kind, value in zip(signature.args, values, strict=True):
-                if not isinstance(kind, Vector):
-                    value = _spread(builder, context.cast(builder, value, kind, found.element), _vector(found.element))
-                vectors.append(value)
-            return emit(builder, found.element, *vectors)
-
-        return found(*arguments), codegen
+    def typed(*arguments: Any) -> Any:
+        found = _result(arguments)
+        return None if found is None else (found(*arguments), _lowering(emit))
 
     if count == 2:
-        return intrinsic(lambda context, a, b: typed((a, b)))
-    return intrinsic(lambda context, a, b, c: typed((a, b, c)))
+        return intrinsic(lambda context, a, b: typed(a, b))
+    return intrinsic(lambda context, a, b, c: typed(a, b, c))
 
 
 def _fused(builder: Any, element: types.Float, a: Any, b: Any, c: Any) -> Any:
@@ -109,28 +118,27 @@ def _fused(builder: Any, element: types.Float, a: Any, b: Any, c: Any) -> Any:
     return builder.call(function, [a, b, c])
 
 
-fma = _elementwise(_fused, 3)  # a * b + c, rounded once
-# A comparison with NaN is false: it goes through both.
-least = _elementwise(lambda builder, _, a, b: builder.select(builder.fcmp_ordered(">", a, b), b, a))
-most = _elementwise(lambda builder, _, a, b: builder.select(builder.fcmp_ordered("<", a, b), b, a))
-
-
 def _where_positive(builder: Any, element: types.Float, a: Any, b: Any) -> Any:
     zero = ir.Constant(_vector(element), None)
     return builder.select(builder.fcmp_ordered(">", b, zero), a, zero)
 
 
+fma = _elementwise(_fused, 3)  # a * b + c, rounded once
+# A comparison with NaN is false: it goes through both.
+least = _elementwise(lambda builder, _, a, b: builder.select(builder.fcmp_ordered(">", a, b), b, a))
+most = _elementwise(lambda builder, _, a, b: builder.select(builder.fcmp_ordered("<", a, b), b, a))
 where_positive = _elementwise(_where_positive)  # a where b > 0, else 0
 
 
 def _operator(function: Callable, emit: Callable) -> None:
-    apply = _elementwise(emit)
+    """Typed and lowered directly: an overload in Python would be compiled for each kind of its arguments."""
 
-    @overload(function)
-    def on_vectors(a, b):  # as Numba wants it, without types
-        if isinstance(a, Vector) or isinstance(b, Vector):
-            return lambda a, b: apply(a, b)
-        return None
+    @type_callable(function)
+    def of_vectors(context):
+        return lambda a, b: _result((a, b)) if isinstance(a, Vector) or isinstance(b, Vector) else None
+
+    for kinds in ((Vector, Vector), (Vector, types.Number), (types.Number, Vector)):
+        lower_builtin(function, *kinds)(_lowering(emit))
 
 
 _operator(operator.add, lambda builder, _, a, b: builder.fadd(a, b))
@@ -229,6 +237,23 @@ def put_whole(context, at, value):
     return types.void(at, value), codegen
 
 
+def _function(builder: Any, name: str, signature: Any, build: Callable) -> Any:
+    """A function of the module that is being built, made once and not copied to where it is called.
+
+    What is large and called from many places would else be compiled for each of them.
+    """
+    module = builder.module
+    name = f"polyrnn.{name}"
+    if name not in module.globals:
+        function = ir.Function(module, signature, name)
+        function.linkage = "linkonce_odr"
+        function.attributes.add("noinline")
+        inner = ir.IRBuilder(function.append_basic_block())
+        found = build(inner, *function.args)
+        inner.ret_void() if found is None else inner.ret(found)
+    return module.globals[name]
+
+
 def _lane_by_lane(builder: Any, count: Any, address: Any, place: Any, element: Any, size: int, outward: bool) -> None:
     """Copy `count` numbers between memory and a vector on the stack."""
     with cgutils.for_range(builder, count) as loop:
@@ -240,13 +265,16 @@ def _lane_by_lane(builder: Any, count: Any, address: Any, place: Any, element: A
 @intrinsic
 def part(context, at, count, like):
     """The first `count` lanes, zeros in the others; memory behind them is not touched."""
+    kind = _vector(like)
+
+    def body(builder: Any, at: Any, count: Any) -> Any:
+        place = cgutils.alloca_once_value(builder, ir.Constant(kind, None))
+        _lane_by_lane(builder, count, at, place, kind.element, _size(like), outward=False)
+        return builder.load(place)
 
     def codegen(context: Any, builder: Any, signature: Any, values: tuple) -> Any:
-        kind = _vector(like)
-        place = cgutils.alloca_once(builder, kind)
-        builder.store(ir.Constant(kind, None), place)
-        _lane_by_lane(builder, values[1], values[0], place, kind.element, _size(like), outward=False)
-        return builder.load(place)
+        form = ir.FunctionType(kind, [I64, I64])
+        return builder.call(_function(builder, f"part.{_suffix(like)}", form, body), values[:2])
 
     return Vector(like)(at, types.int64, like), codegen
 
@@ -256,11 +284,16 @@ def put_part(context, at, value, count):
     """Write the first `count` lanes."""
     if not isinstance(value, Vector):
         return None
+    like, kind = value.element, _vector(value.element)
+
+    def body(builder: Any, at: Any, count: Any, vector: Any) -> None:
+        place = cgutils.alloca_once_value(builder, vector)
+        _lane_by_lane(builder, count, at, place, kind.element, _size(like), outward=True)
 
     def codegen(context: Any, builder: Any, signature: Any, values: tuple) -> Any:
-        kind = _vector(value.element)
-        place = cgutils.alloca_once_value(builder, values[1])
-        _lane_by_lane(builder, values[2], values[0], place, kind.element, _size(value.element), outward=True)
+        at, vector, count = values
+        form = ir.FunctionType(ir.VoidType(), [I64, I64, kind])
+        builder.call(_function(builder, f"put_part.{_suffix(like)}", form, body), [at, count, vector])
         return context.get_dummy_value()
 
     return types.void(at, value, types.int64), codegen
@@ -303,8 +336,8 @@ def _tile(panels: int, rows: int) -> Any:
         size = _size(like)
         vector = _vector(like)
 
-        def codegen(context: Any, builder: Any, signature: Any, values: tuple) -> Any:
-            w, panel, x, x_step, x_pitch, K, start, start_pitch, out, out_pitch, count, _ = values
+        def body(builder: Any, *values: Any) -> None:
+            w, panel, x, x_step, x_pitch, K, start, start_pitch, out, out_pitch, count = values
 
             def along(base: Any, pitch: Any, n: int) -> Any:
                 return builder.add(base, builder.mul(pitch, ir.Constant(I64, n)))
@@ -359,6 +392,10 @@ def _tile(panels: int, rows: int) -> Any:
                 product(number)
                 builder.branch(end)
             builder.position_at_end(end)
+
+        def codegen(context: Any, builder: Any, signature: Any, values: tuple) -> Any:
+            form = ir.FunctionType(ir.VoidType(), [I64] * 11)
+            builder.call(_function(builder, f"tile.{panels}.{_suffix(like)}", form, body), values[:11])
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 11, like), codegen
