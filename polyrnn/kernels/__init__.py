@@ -93,7 +93,7 @@ _switch: contextvars.ContextVar[bool | str | None] = contextvars.ContextVar("pol
 
 
 @functools.cache
-def _open(name: str, cell: type[Cell]) -> Kernel:
+def _open(name: str, cell: Any) -> Any:
     return getattr(importlib.import_module(f".{_SOURCES[name].module}", __package__), _CELLS[cell])()
 
 
@@ -128,7 +128,7 @@ def _candidates(backend: str, chosen: bool | str) -> tuple[str, ...]:
 
 def find(backend: Backend, cell: Cell, x: Any, valid: Any) -> Kernel | None:
     """The kernel for this recurrence, or None where the reference is to run."""
-    kind = type(cell)
+    kind: Any = type(cell)
     if kind in _CELLS:
         for name in _candidates(backend.name, _chosen()):
             kernel = _open(name, kind)
@@ -139,7 +139,7 @@ def find(backend: Backend, cell: Cell, x: Any, valid: Any) -> Kernel | None:
 
 def find_step(backend: Backend, cell: Cell, x: Any) -> Any:
     """A kernel's `once`, which does one step of streaming, or None where the reference is to run; x is (I, N)."""
-    kind = type(cell)
+    kind: Any = type(cell)
     if kind in _CELLS:
         for name in _candidates(backend.name, _chosen()):
             kernel = _open(name, kind)

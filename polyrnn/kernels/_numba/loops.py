@@ -92,7 +92,7 @@ def project(gates, table, w, bias, units, inputs, first, last, start, steps, pre
                 )
 
 
-def over_time(step: Any, gates: int, joint: int) -> Any:
+def over_time(step: Any, gates: Any, joint: Any) -> Any:
     """The forward loop of a cell; of the first `joint` gates, z is the sum of both products."""
     gates, joint = np.int64(gates), np.int64(joint)
 
@@ -145,7 +145,7 @@ def over_time(step: Any, gates: int, joint: int) -> Any:
     return forward
 
 
-def back_through_time(step: Any, first_block: int, row_count: int) -> Any:
+def back_through_time(step: Any, first_block: Any, row_count: Any) -> Any:
     """The backward loop of a cell; U^T meets `row_count` blocks of dz from `first_block` on."""
     first_block, row_count = np.int64(first_block), np.int64(row_count)
 
