@@ -124,8 +124,8 @@ TABLE = [
     Plant(*SUMS, "total = load(out + k * size, count, like)", "total = 0 * load(out + k * size, count, like)"),
     Plant(*SUMS, "total = total + load(dz + row", "total = total - load(dz + row"),
     # -- cells
-    Plant(*TABLE_OF, "n * entry(table, which, 2)", "0 * n"),
-    Plant(*TABLE_OF, "entry(table, which, 0) == 0 or", "True or"),
+    Plant(*TABLE_OF, "n * entry(table, which, OVER_N)", "0 * n"),
+    Plant(*TABLE_OF, "entry(table, which, ORIGIN) == 0 or", "True or"),
     Plant(*TABLE_OF, "load(at(table, H, old, n) + offset, count, like), count", "h, count"),
     Plant(*TABLE_OF, "store(at(table, Y, t, n) + offset, zeros(like)", "store(at(table, Y, t, n) + offset, h"),
     Plant(*TABLE_OF, "d = d + load(at(table, above, t, n)", "d = load(at(table, above, t, n)"),

@@ -67,8 +67,11 @@ class JAX(Backend):
     ) -> tuple[Any, Any]:
         import jax
 
-        # All full blocks are one `lax.scan`, so that the body compiles once for them, and once for the shorter rest.
+        # All full blocks are one `lax.scan`, so that the body compiles once for them, and once more for a shorter rest:
+        # there is none where up to twice as many blocks divide the length.
         length = jax.tree.leaves(xs)[0].shape[0]
+        least = -(-length // size)
+        size = next((length // count for count in range(least, 2 * least) if count and length % count == 0), size)
         full = length - length % size if length > size else 0
 
         def block(inputs: Any, row: Any) -> Any:

@@ -60,7 +60,7 @@ def page(matrix: Matrix, words: list[str], seed: int, command: str) -> str:
 <body>
 <main>
 <h1>The gradient matrix of this machine</h1>
-<div>Every hand-written gradient of polyrnn against gradients found without it, and every backend against NumPy.</div>
+<div>Every hand-written gradient of polyrnn against gradients found without it, and every backend and kernel against NumPy.</div>
 <div class="verdict{wrong}">{escape(verdict)}</div>
 {f"<ul>{remarks}</ul>" if remarks else ""}
 <div class="picture">{picture(matrix)}</div>
@@ -178,7 +178,8 @@ of the reference; hover over it for the place and the tolerance.</li>
 <li><b>jax.grad</b> differentiates the library’s forward pass, <b>complex step</b> and <b>differences</b> evaluate it;
 all three catch a wrong backward pass, none of them a forward pass that computes something else than its equations.</li>
 <li><b>Agreement is not proof</b>: the backends run the same lines. It shows that each computes what the proven one
-does.</li>
+does. Where a kernel’s name stands under the backend’s, that kernel alone runs, wherever it applies; elsewhere the
+reference runs, without kernels.</li>
 <li>Parameters, inputs, initial states and all upstream gradients are random; with lengths, the padding holds NaN.</li>
 </ul>"""
 

@@ -12,7 +12,7 @@ from ..gradcheck import TOLERANCES, Report
 from ..gradcheck._examine import agree, examine
 from ..gradcheck._methods import METHODS, why_not
 from ..gradcheck._problem import Problem
-from ..kernels import use_kernels
+from ..kernels import registered, use_kernels
 
 PROOF, AGREEMENT = "proof", "agreement"
 
@@ -88,11 +88,9 @@ def columns(backends: Iterable[str] | None) -> tuple[list[Column], dict[str, str
     result = [_method(name) for name in METHODS if not (name.startswith("jax") and "jax" in absent)]
     chosen = [name for name in available_backends() if name not in absent] if backends is None else list(backends)
     for name in chosen:
-        if name == "numpy":
-            result += [_agreement(name, dtype, True) for dtype in ("float64", "float32")]
-            result += [_agreement(name, "float32", False)]
-        else:
-            result += [_agreement(name, dtype, False) for dtype in ("float64", "float32")]
+        # NumPy's reference in float64 is what all are compared with.
+        result += [_agreement(name, dtype) for dtype in ("float64", "float32") if (name, dtype) != ("numpy", "float64")]
+        result += [_agreement(name, dtype, own) for own in registered(name) for dtype in ("float64", "float32")]
     return result, absent
 
 
@@ -108,16 +106,18 @@ def _method(name: str) -> Column:
     return Column(PROOF, tuple(name.split()), TOLERANCES[name, "float64"], run)
 
 
-def _agreement(backend: str, dtype: str, kernels: bool) -> Column:
+def _agreement(backend: str, dtype: str, kernel: str | None = None) -> Column:
+    """The reference on a backend, or one of its kernels wherever that applies."""
+
     def run(subject: Subject, problem: Problem, seed: int) -> Report | str:
         if reason := subject.unsupported.get(backend):
             return reason
-        if kernels and not subject.kernel:
+        if kernel and not subject.kernel:
             return "no kernel, there is none for the cell"
-        return agree(problem, backend, dtype, kernels)
+        return agree(problem, backend, dtype, kernel or False)
 
     name = "strict" if backend == "array_api_strict" else backend
-    label = (name, "kernels", dtype) if kernels else (name, dtype)
+    label = (*(kernel.split(" ", 1) if kernel else (name,)), dtype)
     return Column(AGREEMENT, label, TOLERANCES["agreement", dtype], run)
 
 

@@ -9,10 +9,17 @@ import typer
 
 from ._words import print_row
 
-PACKAGES = ("numpy", "array-api-compat", "safetensors", "typer", "rich", "matplotlib")
-VARIABLES = ("POLYRNN_BACKEND", "POLYRNN_KERNELS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+PACKAGES = ("numpy", "array-api-compat", "safetensors", "numba", "typer", "rich", "matplotlib")
+VARIABLES = (
+    "POLYRNN_BACKEND",
+    "POLYRNN_KERNELS",
+    "POLYRNN_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+)
 MARGIN = 20
-REMEDIES = {"typer": "polyrnn[cli]", "rich": "polyrnn[cli]", "matplotlib": "polyrnn[cli]"}
+REMEDIES = {"numba": "polyrnn[fast]", "typer": "polyrnn[cli]", "rich": "polyrnn[cli]", "matplotlib": "polyrnn[cli]"}
 
 
 def info(
@@ -35,7 +42,8 @@ def collect() -> dict[str, Any]:
     import numpy
 
     from .. import __version__, available_backends
-    from ..kernels import kernels_in_use
+    from ..kernels import kernel_statuses, kernels_in_use
+    from ..kernels._threads import threads
 
     blas = numpy.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {
@@ -48,6 +56,8 @@ def collect() -> dict[str, Any]:
         "default_backend": os.environ.get("POLYRNN_BACKEND") or "numpy",
         "backends": {name: found._asdict() for name, found in available_backends().items()},
         "kernels": kernels_in_use(),
+        "kernel_statuses": [status._asdict() for status in kernel_statuses()],
+        "threads": threads(),  # that compiled kernels may use
     }
 
 
@@ -75,11 +85,18 @@ def sections(facts: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
         else:
             backends.append((name, f"cannot run here: {found['reason']}"))
             backends.append(("", f"to mend it: {found['remedy']}"))
-    kernels = list(facts["kernels"].items()) or [("none", "the reference runs everywhere")]
+    kernels = []
+    for status in facts["kernel_statuses"]:
+        mend = f"; to mend it: {status['remedy']}" if status["remedy"] else ""
+        words = f"used for {status['why']}" if status["used"] else f"not used: {status['why']}{mend}"
+        kernels.append((status["name"], words))
+    if not facts["kernels"]:
+        kernels.append(("", "the reference runs everywhere"))
+    kernels.append(("threads", f"{facts['threads']}, of compiled kernels"))
     environment = list(facts["environment"].items()) or [("none", f"of {', '.join(VARIABLES)}")]
     return [
         ("Versions", here),
         ("Backends", backends),
-        ("Kernels in use", kernels),
+        ("Kernels", kernels),
         ("Environment variables set", environment),
     ]

@@ -43,8 +43,11 @@ def examine(
     return Report(problem.title, tuple(rows), skipped)
 
 
-def agree(problem: Problem, on: Any, dtype: str, kernels: bool = True) -> Report:
-    """Outputs and gradients on a backend in a dtype, against NumPy's in float64 without kernels."""
+def agree(problem: Problem, on: Any, dtype: str, kernels: bool | str = True) -> Report:
+    """Outputs and gradients on a backend in a dtype, against NumPy's in float64 without kernels.
+
+    `kernels` is what `use_kernels` takes: a name is that of the only kernel that may run.
+    """
     problem, chosen = rounded(problem, dtype), backend(on)
     with use_kernels(kernels):
         outputs, gradients = _by_hand(problem, chosen, dtype)[1]
