@@ -106,7 +106,7 @@ def power_of_two(n):
 
 
 def _tile(panels, rows):
-    def tile(w, panel, ahead, x, x_step, x_pitch, K, start, start_pitch, out, out_pitch, count, like):
+    def tile(w, panel, x, x_step, x_pitch, K, start, start_pitch, out, out_pitch, count, like):
         assert 1 <= count <= rows
         sums = {}
         for n in range(count):

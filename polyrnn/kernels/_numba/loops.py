@@ -80,7 +80,6 @@ def project(gates, table, w, bias, units, inputs, first, last, start, steps, pre
                 multiply(
                     gates,
                     w + panels * inputs,
-                    gates * inputs * BYTES,
                     at(table, X, start + t, first + n),
                     pitch,
                     inputs,
@@ -120,11 +119,11 @@ def over_time(step: Any, gates: Any, joint: Any) -> Any:
                         here = pre + ((t - start) * count + n - first) * width + panels
                         h, pitch = at(table, H, old, n), entry(table, H, OVER_N)
                         uh = u + panels * units
-                        multiply(joint, uh, gates * units * BYTES, h, pitch, units, here, width, z, z_pitch, rows, like)
+                        multiply(joint, uh, h, pitch, units, here, width, z, z_pitch, rows, like)
                         if apart > 0:
                             uh, out = uh + joint * BYTES * units, z + joint * BYTES
                             b = recurrent_bias + block * apart * BYTES
-                            multiply(apart, uh, gates * units * BYTES, h, pitch, units, b, NO_STEP, out, z_pitch, rows, like)
+                            multiply(apart, uh, h, pitch, units, b, NO_STEP, out, z_pitch, rows, like)
                         for m in range(rows):
                             step(
                                 table,

@@ -316,14 +316,6 @@ def store(at, value, count, like):
         put_part(at, value, count)
 
 
-def _prefetch(builder: Any, address: Any) -> None:
-    """Have the line at an address brought into the second cache; there need be nothing."""
-    form = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), I32, I32, I32])
-    function = cgutils.get_or_insert_function(builder.module, form, "llvm.prefetch.p0")
-    read, second_cache, data = (ir.Constant(I32, k) for k in (0, 2, 1))
-    builder.call(function, [_pointer(builder, address, ir.IntType(8)), read, second_cache, data])
-
-
 # ---- the product -----------------------------------------------------------------------
 
 
@@ -335,17 +327,17 @@ def _tile(panels: int, rows: int) -> Any:
         out[n, p] = start[n, p] + sum_k w[p, k] x[n, k]
 
     where start, w and out are vectors and all sums stay in registers. A panel is (K, vector); panels stand `panel`
-    bytes behind each other (and those of the next product `ahead`), the numbers of x `x_step` and rows of x, start and out `*_pitch` bytes. Sums are formed in
+    bytes behind each other, the numbers of x `x_step` and rows of x, start and out `*_pitch` bytes. Sums are formed in
     the order of k, whatever the number of rows, so that results do not depend on how rows are put together.
     """
 
     @intrinsic
-    def tile(context, w, panel, ahead, x, x_step, x_pitch, K, start, start_pitch, out, out_pitch, count, like):
+    def tile(context, w, panel, x, x_step, x_pitch, K, start, start_pitch, out, out_pitch, count, like):
         size = _size(like)
         vector = _vector(like)
 
         def body(builder: Any, *values: Any) -> None:
-            w, panel, ahead, x, x_step, x_pitch, K, start, start_pitch, out, out_pitch, count = values
+            w, panel, x, x_step, x_pitch, K, start, start_pitch, out, out_pitch, count = values
 
             def along(base: Any, pitch: Any, n: int) -> Any:
                 return builder.add(base, builder.mul(pitch, ir.Constant(I64, n)))
@@ -368,8 +360,6 @@ def _tile(panels: int, rows: int) -> Any:
                 k, at_w, at_x = (builder.phi(I64) for _ in range(3))
                 sums = {key: builder.phi(vector) for key in each}
                 weights = [load(builder.add(ws[p], at_w), 0) for p in range(panels)]
-                for p in range(panels):
-                    _prefetch(builder, builder.add(builder.add(ws[p], at_w), ahead))
                 new = {}
                 for n in range(count):
                     number = builder.load(_pointer(builder, builder.add(xs[n], at_x), vector.element))
@@ -404,11 +394,11 @@ def _tile(panels: int, rows: int) -> Any:
             builder.position_at_end(end)
 
         def codegen(context: Any, builder: Any, signature: Any, values: tuple) -> Any:
-            form = ir.FunctionType(ir.VoidType(), [I64] * 12)
-            builder.call(_function(builder, f"tile.{panels}.{_suffix(like)}", form, body), values[:12])
+            form = ir.FunctionType(ir.VoidType(), [I64] * 11)
+            builder.call(_function(builder, f"tile.{panels}.{_suffix(like)}", form, body), values[:11])
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 12, like), codegen
+        return types.void(*[types.int64] * 11, like), codegen
 
     return tile
 
