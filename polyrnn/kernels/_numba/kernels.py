@@ -81,8 +81,7 @@ class Compiled:
 
         def share(first: int, last: int) -> None:
             steps = min(T, max(1, ROWS // (last - first)))
-            scratch = _Bytes(steps * (last - first) * packed.sizes[2] + packed.spare * G)
-            function(table, packed.addresses, T, H, I, first, last, steps, keep, kind, scratch.address, like)
+            function(table, packed.addresses, T, H, I, first, last, steps, keep, kind, like)
 
         threads.run(share, threads.shares(N, _parts(T * N * G * H * (I + H))))
         end = tuple([own[T if keep else T % 2].T.copy(order="K") for own in states])
@@ -133,20 +132,18 @@ class Compiled:
         step_back, gradients = packed.function(f"{self.prefix}_backward"), packed.function("gradients")
         by_example = threads.shares(N, _parts(chunk * N * K_h * H))
         by_unit = threads.shares(H, _parts(chunk * N * K_h * (I + H)), packed.loops.ROWS)
-        origin, depth = int(table[packed.loops.DZ, 0]), packed.loops.DEPTH
+        origin = int(table[packed.loops.DZ, 0])
         for start in reversed(range(0, T, chunk)):
             end = min(start + chunk, T)
             table[packed.loops.DZ, 0] = origin - start * dz.strides[0]  # as if it had all steps
 
             def recurrence(first: int, last: int, start: int = start, end: int = end) -> None:
-                spare = _Bytes(packed.spare)
-                step_back(table, packed.addresses, H, first, last, start, end, kind, spare.address, like)
+                step_back(table, packed.addresses, H, first, last, start, end, kind, like)
 
             def products(low: int, high: int, start: int = start, end: int = end) -> None:
-                tiles = blocks * (high - low + packed.loops.ROWS) * depth * dtype.itemsize
-                scratch = _Bytes((depth + 1) * packed.loops.BYTES + packed.spare + tiles)
-                sums_of = (dw, du, db, dx, scratch.address, like)
-                gradients(table, packed.addresses, x_gates, h_gates, low, high, N, start, end, size, *sums_of)
+                gradients(
+                    *(table, packed.addresses, x_gates, h_gates, low, high, N, start, end, size, dw, du, db, dx, like)
+                )
 
             threads.run(recurrence, by_example)
             threads.run(products, by_unit)
@@ -208,7 +205,6 @@ class _Packed:
     def __init__(self, dtype: np.dtype, *forms: tuple[int, int]) -> None:
         self.loops, self.dtype = _build().loops, dtype
         vector = self.loops.BYTES
-        self.spare = self.loops.ROWS * vector  # bytes of the sums of one product
         lanes = vector // dtype.itemsize
         self.sizes = [-(-units // lanes) * K * vector for units, K in forms]
         self.memory = _Bytes(sum(self.sizes))

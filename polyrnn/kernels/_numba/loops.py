@@ -63,6 +63,27 @@ from .steps import LINES as LINES  # for Python's side
 # ---- the loops -----------------------------------------------------------------------------
 
 
+LINE = 64  # of the cache
+
+
+@njit
+def place(size):
+    """Memory for intermediate results, until `done`: Numba gives it back after its last use, and addresses are none."""
+    return np.empty(size + LINE, np.uint8)
+
+
+@njit
+def done(memory):
+    """A last use."""
+    memory[0] = 0
+
+
+@njit
+def aligned(memory):
+    """An address in it that begins a line of the cache."""
+    return (memory.ctypes.data + LINE - 1) // LINE * LINE
+
+
 @njit
 def project(gates, table, w, bias, units, inputs, first, last, start, steps, pre, like):
     """Pre = W x_t + b of a block of steps, (steps, examples, blocks, gates, vector)."""
@@ -97,7 +118,7 @@ def over_time(step: Any, gates: Any, joint: Any) -> Any:
     gates, joint = np.int64(gates), np.int64(joint)
 
     @njit
-    def forward(table, packed, T, units, inputs, first, last, size, keep, kind, scratch, like):
+    def forward(table, packed, T, units, inputs, first, last, size, keep, kind, like):
         """Examples first ... last, in blocks of `size` steps.
 
         `packed` are the addresses of W and U, and of the biases of the input's and the recurrent share.
@@ -105,7 +126,9 @@ def over_time(step: Any, gates: Any, joint: Any) -> Any:
         w, u, bias, recurrent_bias = packed
         count, row, blocks = last - first, units * itemsize(like), blocks_of(units, like)
         width, z_pitch, apart = blocks * gates * BYTES, gates * BYTES, gates - joint
-        z, pre = scratch, scratch + ROWS * gates * BYTES
+        scratch = place(ROWS * gates * BYTES + min(size, T) * count * width)
+        z = aligned(scratch)
+        pre = z + ROWS * gates * BYTES
         at_once = rows_at_once(count)
         for start in range(0, T, size):
             steps = min(size, T - start)
@@ -141,6 +164,7 @@ def over_time(step: Any, gates: Any, joint: Any) -> Any:
                                 kind,
                                 like,
                             )
+        done(scratch)
 
     return forward
 
@@ -150,9 +174,10 @@ def back_through_time(step: Any, first_block: Any, row_count: Any) -> Any:
     first_block, row_count = np.int64(first_block), np.int64(row_count)
 
     @njit
-    def backward(table, u, units, first, last, start, end, kind, spare, like):
+    def backward(table, u, units, first, last, start, end, kind, like):
         """Examples first ... last from step end - 1 down to `start`; u is U^T as `packed`."""
-        row = units * itemsize(like)
+        scratch, row = place(ROWS * BYTES), units * itemsize(like)
+        spare = aligned(scratch)
         for t in range(end - 1, start - 1, -1):
             for n in range(first, last):
                 runs = running(table, RUNS, t, n)
@@ -173,6 +198,7 @@ def back_through_time(step: Any, first_block: Any, row_count: Any) -> Any:
                 spare,
                 like,
             )
+        done(scratch)
 
     return backward
 
@@ -244,31 +270,31 @@ def start_backward(
         put_whole(packed[2] + k * BYTES, zeros(like))
 
 
-def rnn_forward(table, packed, T, units, inputs, first, last, size, keep, kind, scratch, like):
-    _rnn(table.ctypes.data, packed, T, units, inputs, first, last, size, keep, kind, scratch, like)
+def rnn_forward(table, packed, T, units, inputs, first, last, size, keep, kind, like):
+    _rnn(table.ctypes.data, packed, T, units, inputs, first, last, size, keep, kind, like)
 
 
-def lstm_forward(table, packed, T, units, inputs, first, last, size, keep, kind, scratch, like):
-    _lstm(table.ctypes.data, packed, T, units, inputs, first, last, size, keep, kind, scratch, like)
+def lstm_forward(table, packed, T, units, inputs, first, last, size, keep, kind, like):
+    _lstm(table.ctypes.data, packed, T, units, inputs, first, last, size, keep, kind, like)
 
 
-def gru_forward(table, packed, T, units, inputs, first, last, size, keep, kind, scratch, like):
-    _gru(table.ctypes.data, packed, T, units, inputs, first, last, size, keep, kind, scratch, like)
+def gru_forward(table, packed, T, units, inputs, first, last, size, keep, kind, like):
+    _gru(table.ctypes.data, packed, T, units, inputs, first, last, size, keep, kind, like)
 
 
-def rnn_backward(table, packed, units, first, last, start, end, kind, spare, like):
-    _rnn_back(table.ctypes.data, packed[0], units, first, last, start, end, kind, spare, like)
+def rnn_backward(table, packed, units, first, last, start, end, kind, like):
+    _rnn_back(table.ctypes.data, packed[0], units, first, last, start, end, kind, like)
 
 
-def lstm_backward(table, packed, units, first, last, start, end, kind, spare, like):
-    _lstm_back(table.ctypes.data, packed[0], units, first, last, start, end, kind, spare, like)
+def lstm_backward(table, packed, units, first, last, start, end, kind, like):
+    _lstm_back(table.ctypes.data, packed[0], units, first, last, start, end, kind, like)
 
 
-def gru_backward(table, packed, units, first, last, start, end, kind, spare, like):
-    _gru_back(table.ctypes.data, packed[0], units, first, last, start, end, kind, spare, like)
+def gru_backward(table, packed, units, first, last, start, end, kind, like):
+    _gru_back(table.ctypes.data, packed[0], units, first, last, start, end, kind, like)
 
 
-def gradients(table, packed, x_gates, h_gates, low, high, N, start, end, size, dw, du, db, dx, scratch, like):
+def gradients(table, packed, x_gates, h_gates, low, high, N, start, end, size, dw, du, db, dx, like):
     """What the steps start ... end leave to do, for the units low ... high: dx, and the sums over them.
 
     Added to dw (G*H, I), du (G*H, H) and db (blocks of dz, H), from the last block of `size` steps to the first, as
@@ -277,7 +303,10 @@ def gradients(table, packed, x_gates, h_gates, low, high, N, start, end, size, d
     t = table.ctypes.data
     units, inputs, row_bytes = du.shape[1], dw.shape[1], du.shape[1] * itemsize(like)
     dz, pitch, rows = at(t, DZ, start, NO_STEP), entry(t, DZ, OVER_N), (end - start) * N
-    panel, spare = scratch, scratch + DEPTH * BYTES
+    a_tile = ROWS * DEPTH * itemsize(like)
+    scratch = place((DEPTH + ROWS + 1) * BYTES + len(db) * ((high - low + ROWS - 1) // ROWS) * a_tile)
+    panel = aligned(scratch)
+    spare = panel + DEPTH * BYTES
     tiles = spare + ROWS * BYTES
     x = (entry(t, X_BACK, ORIGIN), entry(t, X_BACK, OVER_T), entry(t, X_BACK, OVER_N))
     h = (entry(t, H_PREV, ORIGIN), entry(t, H_PREV, OVER_T), entry(t, H_PREV, OVER_N))
@@ -309,3 +338,4 @@ def gradients(table, packed, x_gates, h_gates, low, high, N, start, end, size, d
         spare,
         like,
     )
+    done(scratch)

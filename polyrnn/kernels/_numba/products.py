@@ -133,10 +133,11 @@ def pack_transposed(weight, order, out, like):
         for gate in order:
             row = weight.ctypes.data + gate * H * weight.strides[0] + first * step
             for _ in range(H):
-                for lane in range(count):
-                    put(out + lane * size, get(row + lane * step, like))
-                for lane in range(count, width):
-                    put(out + lane * size, zero(like))
+                if count == width and step == size:
+                    put_whole(out, whole(row, like))
+                else:
+                    for lane in range(width):
+                        put(out + lane * size, get(row + lane * step, like) if lane < count else zero(like))
                 row += weight.strides[0]
                 out += BYTES
 
