@@ -106,12 +106,12 @@ def power_of_two(n):
 
 
 def _tile(panels, rows):
-    def tile(w, panel, x, x_step, x_pitch, K, start, start_pitch, out, out_pitch, count, like):
-        assert 1 <= count <= rows
+    def tile(number, w, panel, x, x_step, x_pitch, K, start, start_pitch, out, out_pitch, count, like):
+        assert 1 <= count <= rows and number >= 1
         sums = {}
         for n in range(count):
             numbers = np.array([get(x + n * x_pitch + k * x_step, like) for k in range(K)], type(like))
-            for p in range(panels):
+            for p in range(number * panels):
                 weights = memory(w + p * panel, K * lanes(like), like).reshape(K, lanes(like)) if K else None
                 sums[n, p] = whole(start + n * start_pitch + p * BYTES, like)
                 sums[n, p] += numbers @ weights if K else 0

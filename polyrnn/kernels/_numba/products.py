@@ -153,17 +153,17 @@ def rows_at_once(count):
 def multiply(panels, w, x, x_pitch, K, start, start_pitch, out, out_pitch, rows, like):
     """Of each row: out = start + w x, in neighbouring panels, K numbers of x side by side."""
     panel, size, p = K * BYTES, itemsize(like), 0
-    while p < panels:
-        wp, start_p, out_p = w + p * panel, start + p * BYTES, out + p * BYTES
-        if rows == 1 and p + 4 <= panels:
-            four_panels(wp, panel, x, size, x_pitch, K, start_p, start_pitch, out_p, out_pitch, rows, like)
-            p += 4
-        elif rows <= 2 and p + 2 <= panels:
-            two_panels(wp, panel, x, size, x_pitch, K, start_p, start_pitch, out_p, out_pitch, rows, like)
-            p += 2
-        else:
-            tile(wp, panel, x, size, x_pitch, K, start_p, start_pitch, out_p, out_pitch, rows, like)
-            p += 1
+    if rows == 1:
+        p = panels // 4 * 4
+        if p > 0:
+            four_panels(p // 4, w, panel, x, size, x_pitch, K, start, start_pitch, out, out_pitch, rows, like)
+    elif rows == 2:
+        p = panels // 2 * 2
+        if p > 0:
+            two_panels(p // 2, w, panel, x, size, x_pitch, K, start, start_pitch, out, out_pitch, rows, like)
+    if p < panels:
+        w, start, out = w + p * panel, start + p * BYTES, out + p * BYTES
+        tile(panels - p, w, panel, x, size, x_pitch, K, start, start_pitch, out, out_pitch, rows, like)
 
 
 @njit
@@ -178,10 +178,10 @@ def copy_rows(source, source_pitch, out, out_pitch, rows, count, like):
 def tile_inside(w, x, x_step, x_pitch, K, start, start_pitch, out, out_pitch, rows, count, spare, like):
     """One panel's product into rows that have place for `count` units only; `spare` holds ROWS vectors."""
     if count >= lanes(like):
-        tile(w, K, x, x_step, x_pitch, K, start, start_pitch, out, out_pitch, rows, like)
+        tile(1, w, K, x, x_step, x_pitch, K, start, start_pitch, out, out_pitch, rows, like)
     else:
         copy_rows(start, start_pitch, spare, BYTES, rows, count, like)
-        tile(w, K, x, x_step, x_pitch, K, spare, BYTES, spare, BYTES, rows, like)
+        tile(1, w, K, x, x_step, x_pitch, K, spare, BYTES, spare, BYTES, rows, like)
         copy_rows(spare, BYTES, out, out_pitch, rows, count, like)
 
 

@@ -320,9 +320,9 @@ def store(at, value, count, like):
 
 
 def _tile(panels: int, rows: int) -> Any:
-    """The intrinsic that multiplies up to `rows` rows by `panels` panels.
+    """The intrinsic that multiplies up to `rows` rows by `panels` panels at a time, a `number` of times.
 
-    With n counting the rows and p the panels,
+    With n counting the rows and p the panels of a time,
 
         out[n, p] = start[n, p] + sum_k w[p, k] x[n, k]
 
@@ -332,12 +332,12 @@ def _tile(panels: int, rows: int) -> Any:
     """
 
     @intrinsic
-    def tile(context, w, panel, x, x_step, x_pitch, K, start, start_pitch, out, out_pitch, count, like):
+    def tile(context, number, w, panel, x, x_step, x_pitch, K, start, start_pitch, out, out_pitch, count, like):
         size = _size(like)
         vector = _vector(like)
 
         def body(builder: Any, *values: Any) -> None:
-            w, panel, x, x_step, x_pitch, K, start, start_pitch, out, out_pitch, count = values
+            number, w, panel, x, x_step, x_pitch, K, start, start_pitch, out, out_pitch, count = values
 
             def along(base: Any, pitch: Any, n: int) -> Any:
                 return builder.add(base, builder.mul(pitch, ir.Constant(I64, n)))
@@ -348,13 +348,19 @@ def _tile(panels: int, rows: int) -> Any:
                 found.align = size
                 return found
 
-            def product(count: int) -> None:
-                entry = builder.block
+            def product(count: int, end: Any) -> None:
+                before, again = builder.block, builder.append_basic_block("panels")
                 body, done = builder.append_basic_block("k"), builder.append_basic_block("sums")
+                builder.branch(again)
+                builder.position_at_end(again)
+                j = builder.phi(I64)
+                j.add_incoming(ir.Constant(I64, 0), before)
+                behind = builder.mul(j, ir.Constant(I64, panels * BYTES))
                 each = [(n, p) for n in range(count) for p in range(panels)]
-                first = {(n, p): load(along(start, start_pitch, n), p) for n, p in each}
+                first = {(n, p): load(builder.add(along(start, start_pitch, n), behind), p) for n, p in each}
                 xs = [along(x, x_pitch, n) for n in range(count)]
-                ws = [along(w, panel, p) for p in range(panels)]
+                here = builder.add(w, builder.mul(builder.mul(j, ir.Constant(I64, panels)), panel))
+                ws = [along(here, panel, p) for p in range(panels)]
                 builder.cbranch(builder.icmp_signed(">", K, ir.Constant(I64, 0)), body, done)
                 builder.position_at_end(body)
                 k, at_w, at_x = (builder.phi(I64) for _ in range(3))
@@ -362,43 +368,46 @@ def _tile(panels: int, rows: int) -> Any:
                 weights = [load(builder.add(ws[p], at_w), 0) for p in range(panels)]
                 new = {}
                 for n in range(count):
-                    number = builder.load(_pointer(builder, builder.add(xs[n], at_x), vector.element))
-                    number = _spread(builder, number, vector)
+                    scalar = builder.load(_pointer(builder, builder.add(xs[n], at_x), vector.element))
+                    factor = _spread(builder, scalar, vector)
                     for p in range(panels):
-                        new[n, p] = _fused(builder, like, weights[p], number, sums[n, p])
+                        new[n, p] = _fused(builder, like, weights[p], factor, sums[n, p])
                 for phi, step in ((k, ir.Constant(I64, 1)), (at_w, ir.Constant(I64, BYTES)), (at_x, x_step)):
-                    phi.add_incoming(ir.Constant(I64, 0), entry)
+                    phi.add_incoming(ir.Constant(I64, 0), again)
                     phi.add_incoming(builder.add(phi, step), body)
                 for key in each:
-                    sums[key].add_incoming(first[key], entry)
+                    sums[key].add_incoming(first[key], again)
                     sums[key].add_incoming(new[key], body)
                 builder.cbranch(builder.icmp_signed("<", k.incomings[1][0], K), body, done)
                 builder.position_at_end(done)
                 for key in each:
                     total = builder.phi(vector)
-                    total.add_incoming(first[key], entry)
+                    total.add_incoming(first[key], again)
                     total.add_incoming(new[key], body)
                     first[key] = total  # phis stand before all else in a block
                 for n, p in each:
-                    address = builder.add(along(out, out_pitch, n), ir.Constant(I64, p * BYTES))
+                    address = builder.add(builder.add(along(out, out_pitch, n), behind), ir.Constant(I64, p * BYTES))
                     builder.store(first[n, p], _pointer(builder, address, vector)).align = size
+
+                following = builder.add(j, ir.Constant(I64, 1))
+                j.add_incoming(following, done)
+                builder.cbranch(builder.icmp_signed("<", following, number), again, end)
 
             end = builder.append_basic_block("end")
             choice = builder.switch(count, end)
-            for number in range(1, rows + 1):
-                block = builder.append_basic_block(f"rows{number}")
-                choice.add_case(ir.Constant(I64, number), block)
+            for rows_here in range(1, rows + 1):
+                block = builder.append_basic_block(f"rows{rows_here}")
+                choice.add_case(ir.Constant(I64, rows_here), block)
                 builder.position_at_end(block)
-                product(number)
-                builder.branch(end)
+                product(rows_here, end)
             builder.position_at_end(end)
 
         def codegen(context: Any, builder: Any, signature: Any, values: tuple) -> Any:
-            form = ir.FunctionType(ir.VoidType(), [I64] * 11)
-            builder.call(_function(builder, f"tile.{panels}.{_suffix(like)}", form, body), values[:11])
+            form = ir.FunctionType(ir.VoidType(), [I64] * 12)
+            builder.call(_function(builder, f"tile.{panels}.{_suffix(like)}", form, body), values[:12])
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 11, like), codegen
+        return types.void(*[types.int64] * 12, like), codegen
 
     return tile
 
