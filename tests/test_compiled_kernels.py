@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import threading
+import uuid
 from typing import Any
 
 import numpy as np
@@ -204,11 +205,11 @@ def test_a_second_process_compiles_nothing(name, tmp_path):
 
 @compiled
 def test_a_change_in_any_of_the_compiled_files_is_noticed(name):
-    changed = "from polyrnn.kernels._numba import build\nbuild._digest = lambda: 'another'\n"
+    changed = "from polyrnn.kernels._numba import build\nbuild._digest = lambda: '%s'\n"
     python(RUN)
-    code = RUN.replace("layer = ", changed + "layer = ", 1)
+    code = RUN.replace("layer = ", changed % uuid.uuid4().hex + "layer = ", 1)
     assert python(code) == "0 2"
-    assert python(RUN) == "0 2", "and the files on the disk are again those of the source"
+    assert python(RUN) == "2 0", "the files of the one version stay beside those of the other"
 
 
 @compiled

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numba import njit, types
+from numba.core.caching import IndexDataCacheFile
 
 from . import loops
 
@@ -49,8 +50,11 @@ def compiled(name: str, dtype: np.dtype) -> Any:
     function = njit(nogil=True)(getattr(loops, name))
     with contextlib.suppress(RuntimeError):  # Numba found no folder that it may write to
         function.enable_caching()
-        # Numba looks at the age of the function's own file alone.
-        function._cache._cache_file._source_stamp = _digest()
+        # Numba looks at the age of the function's own file alone, and another version of the sources, in a process that
+        # still runs, would write into the same files.
+        cache, digest = function._cache, _digest()
+        files = f"{cache._impl.filename_base}-{digest[:16]}"
+        cache._cache_file = IndexDataCacheFile(cache._cache_path, files, digest)
     function.compile(_signatures(types.float32 if dtype == np.float32 else types.float64)[name])
     function.disable_compile()
     return function
