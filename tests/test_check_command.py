@@ -167,7 +167,7 @@ def test_the_page(run, tmp_path):
     assert not re.search(r"(src|href)=|@import|url\(", text)  # nothing but itself
     picture = ElementTree.fromstring(text[text.index("<svg") : text.index("</svg>") + 6])
     shown = " ".join("".join(node.itertext()) for node in picture.iter("{http://www.w3.org/2000/svg}text"))
-    for words in (*(subject.name for subject in FEW), "complex", "kernels", "differences", "allowed", "wrong"):
+    for words in (*(subject.name for subject in FEW), "complex", "in-place", "differences", "allowed", "wrong"):
         assert words in shown
     squares = [node for node in picture if node.tag.endswith("}g")]
     matrix_columns, _ = _matrix.columns(["numpy"])

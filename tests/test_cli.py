@@ -350,7 +350,11 @@ def test_info_tells_what_runs_here():
     for name, found in facts["backends"].items():
         assert name in text and (found["version"] or found["reason"]) in text
         assert found["available"] or found["remedy"] in text
-    assert all(name in text for name in facts["kernels"])
+    used = {status["name"] for status in facts["kernel_statuses"] if status["used"]}
+    assert set(facts["kernels"].values()) <= used and "numpy in-place" in used and facts["threads"] >= 1
+    for status in facts["kernel_statuses"]:
+        assert status["name"] in text and " ".join(status["why"].split()) in text
+        assert status["used"] or status["remedy"] in text
 
 
 def test_versions_and_help():

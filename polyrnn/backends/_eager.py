@@ -118,7 +118,7 @@ class Backend:
     def scan_blocks(
         self, body: Callable, carry: Any, xs: Any, size: int, reverse: bool = False, rows: Any = None
     ) -> tuple[Any, Any]:
-        """`scan` over blocks of `size` steps, of which the last one may be shorter; where it compiles, of at most `size`.
+        """`scan` over blocks of `size` steps, the last one perhaps shorter; where it compiles, of at most `size`.
 
         body(carry, xs of a block) -> carry, ys of that block, each with the block's steps in front, or one row for the
         block as a whole. `rows`, if given, are such rows, and body's second argument is (xs of the block, its row).

@@ -60,7 +60,7 @@ def page(matrix: Matrix, words: list[str], seed: int, command: str) -> str:
 <body>
 <main>
 <h1>The gradient matrix of this machine</h1>
-<div>Every hand-written gradient of polyrnn against gradients found without it, and every backend and kernel against NumPy.</div>
+<div>Every hand-written gradient of polyrnn against gradients found without it, backends and kernels against NumPy</div>
 <div class="verdict{wrong}">{escape(verdict)}</div>
 {f"<ul>{remarks}</ul>" if remarks else ""}
 <div class="picture">{picture(matrix)}</div>

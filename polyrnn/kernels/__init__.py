@@ -19,7 +19,16 @@ from ..backends import Backend
 from ..cells import Cell, GRUCell, LSTMCell, RNNCell
 from . import _threads
 
-__all__ = ["Kernel", "KernelStatus", "find", "kernel_statuses", "kernels_in_use", "registered", "use_kernels"]
+__all__ = [
+    "Kernel",
+    "KernelStatus",
+    "find",
+    "kernel_statuses",
+    "kernels_in_use",
+    "registered",
+    "set_threads",
+    "use_kernels",
+]
 
 
 class Kernel(Protocol):
@@ -206,6 +215,11 @@ def kernel_statuses() -> list[KernelStatus]:
             status = KernelStatus(name, source.backend, True, source.scope)
         found.append(status)
     return found
+
+
+def set_threads(count: int | None) -> None:
+    """Choose how many threads compiled kernels may use from here on, for this thread or task; None: all."""
+    _threads.set_threads(count)
 
 
 class use_kernels:
