@@ -53,6 +53,10 @@ def with_polyrnn(backend) -> Prepared:
     params = backend.asarray(params)
     kept = optimizer.init(params)
     step = pr.train_step(model(size), pr.softmax_cross_entropy, optimizer, clip_norm=CLIP)
+    if "numba" in pr.kernels_in_use().get(f"{backend.name} LSTM", ""):
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(1, user_api="blas")  # as `polyrnn train` does, which says why
 
     def run():
         nonlocal params, kept, state

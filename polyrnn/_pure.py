@@ -68,7 +68,7 @@ def backward(
 
 def step(static: tuple[Any, Backend], params: dict, x: Any, state: tuple) -> tuple[Any, Any]:
     layer, backend = static
-    if len(x.shape) == 2:
+    if not layer.ensemble:
         inside = x.mT
         ends = stack.step(backend, layer._plan, params, inside, initial(layer, backend.xp, state, inside, params))
         if ends is not None:

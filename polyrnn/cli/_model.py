@@ -11,6 +11,7 @@ import numpy as np
 from .. import GRU, LSTM, RNN, Dropout, Embedding, Linear, Module, Sequential, backend
 from ..backends import Backend
 from ..data import EvaluationWindow, Vocabulary, evaluation_windows
+from ..kernels import Kernel, find
 
 CELLS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 
@@ -72,6 +73,14 @@ def load(path: Path, backend_name: str | None, device: str | None) -> LanguageMo
         what = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ValueError(f"{path}: not a language model that `polyrnn train` wrote: {what}") from error
     return LanguageModel(model, chosen.asarray(params), vocabulary, config, chosen)
+
+
+def kernel_of(found: LanguageModel, time: int, batch: int) -> Kernel | None:
+    """The kernel that runs the model's recurrence over windows of that size; None where the reference does."""
+    cell, xp = dict(found.model.members)[found.config["cell"]].cell, found.backend.xp
+    dtype = next(iter(found.params.values())).dtype
+    x = xp.empty((time, found.config["embedding_size"], batch), dtype=dtype, device=found.backend.device)
+    return find(found.backend, cell, x, None)
 
 
 def unknown_characters(vocabulary: Vocabulary, text: str) -> Counter[str]:

@@ -31,7 +31,7 @@ def evaluate(
     from ..data import load_text
     from ..losses import softmax_cross_entropy
     from ..training import evaluate as mean_loss
-    from ._model import load, named, reading_windows, unknown_characters
+    from ._model import kernel_of, load, named, reading_windows, unknown_characters
     from ._threads import Threads
 
     found = load(model, backend, device)
@@ -52,7 +52,7 @@ def evaluate(
             "that there is one to predict"
         )
     start = time.perf_counter()
-    threads = Threads(found.backend, found.config["hidden_size"], batch=16)
+    threads = Threads(found.backend, found.config["hidden_size"], batch=16, kernel=kernel_of(found, 128, 16))
     windows = threads.tune(reading_windows(found.vocabulary.encode(content)))
     loss = mean_loss(found.model, softmax_cross_entropy, found.params, windows)
     seconds = time.perf_counter() - start

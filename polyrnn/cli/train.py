@@ -5,6 +5,7 @@ import math
 import os
 import shlex
 import tempfile
+import threading
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -15,11 +16,13 @@ import numpy as np
 import typer
 
 from ..data import Vocabulary
+from ._threads import COMPILED, Threads, kernel_threads
 
 FILES = ("model.safetensors", "history.csv", "curve.png")
 STEPS, SECONDS = 1600, 45.0  # by default: `polyrnn train` ends within a minute, on a slow machine too
 LEARNING_RATES = {"adam": 0.03, "adamw": 0.03, "rmsprop": 0.003, "sgd": 1.0}
 MARGIN = 10
+PATIENCE = 2.0  # seconds of preparation after which the reason is told
 ON_THE_WAY = 100_000  # characters of the held-back text that are measured on during training
 
 
@@ -110,7 +113,12 @@ def train(
     device: Annotated[str | None, typer.Option(help="Such as cuda:1.", show_default="the backend's own")] = None,
     dtype: Annotated[DType, typer.Option(help="Precision.")] = DType.float32,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Of NumPy's products.", show_default="what is fastest, measured")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of kernels and of NumPy's products, at most.",
+            show_default="for kernels all, for products what is fastest, measured",
+        ),
     ] = None,
     prompt: Annotated[
         str, typer.Option(help="What the sample begins with.", show_default="the beginning of a line")
@@ -124,7 +132,8 @@ def train(
     the files written: the model, its history and the learning curve. Ctrl-C stops early with all of that, and with
     exit code 130.
     """
-    run(SimpleNamespace(**locals()))
+    with kernel_threads(threads):
+        run(SimpleNamespace(**locals()))
 
 
 @np.errstate(all="ignore")  # what overflows shows in the loss, which is looked at
@@ -134,9 +143,8 @@ def run(o: SimpleNamespace) -> None:
     from ._curve import draw
     from ._history import write
     from ._loop import Stop, learn
-    from ._model import LanguageModel, known_prompt
+    from ._model import LanguageModel, kernel_of, known_prompt
     from ._progress import open_display
-    from ._threads import Threads
     from ._words import print_row
     from .sample import generate
 
@@ -155,7 +163,11 @@ def run(o: SimpleNamespace) -> None:
         print_row(what, said, MARGIN)
     if words := prepare_kernels(o, found):
         print_row("Kernels", words, MARGIN)
-    display, threads = open_display(), Threads(found.backend, o.hidden_size, o.batch_size, o.threads)
+    kernel = kernel_of(found, o.sequence_length, o.batch_size)
+    if kernel is not None:
+        print_row("Kernels", describe_kernel(kernel.name), MARGIN)
+        prepare(o, found)
+    display, threads = open_display(), Threads(found.backend, o.hidden_size, o.batch_size, o.threads, kernel)
     with Stop() as stop:
         try:
             result = learn(o, found, learned, held[:ON_THE_WAY], display, stop, threads)
@@ -352,6 +364,43 @@ def describe(found: Any) -> str:
         f"{config['cell'].upper()} of {config['hidden_size']}, embedding of {config['embedding_size']}{dropout}: "
         f"{count:,} parameters, {dtype} on {where}"
     )
+
+
+def describe_kernel(name: str) -> str:
+    """A kernel in words, with its threads if it has its own."""
+    from ..kernels._threads import threads
+
+    count = threads()
+    return f"{name}, {count} thread{'s' * (count > 1)}" if name == COMPILED else name
+
+
+def prepare(o: SimpleNamespace, found: Any) -> None:
+    """Have the kernels load and compile what they need, since the time of training is for steps.
+
+    A few characters of each stream go through the model and back, with results that nobody looks at. Where that takes
+    long, something is being compiled: these few are no work.
+    """
+    from ..losses import softmax_cross_entropy
+    from ..training import value_and_grad
+    from ._words import print_row
+
+    said = threading.Event()
+
+    def say() -> None:
+        said.set()
+        print_row("", "compiling them, once on this machine", MARGIN)
+
+    timer, start = threading.Timer(PATIENCE, say), time.perf_counter()
+    timer.daemon = True
+    timer.start()
+    try:
+        ids = found.backend.asarray(np.zeros((min(o.sequence_length, 4), o.batch_size), np.int64))
+        value_and_grad(found.model, softmax_cross_entropy)(found.params, ids, ids)
+    finally:
+        timer.cancel()
+        timer.join()
+    if said.is_set():
+        print_row("", f"compiled in {time.perf_counter() - start:.0f} s; kept for the next time", MARGIN)
 
 
 def plan(o: SimpleNamespace) -> str:
