@@ -956,11 +956,11 @@ def expected(pr: Any) -> None:
 
 
 def segments(pr: Any) -> None:
-    for on in (True, False):
+    for on in ("numpy in-place", False):
         with pr.use_kernels(on):
             test_options.test_gradients_of_segments_are_equal_to_the_last_bit_on_numpy("lstm", "float32", 40)
             test_options.test_segments_on_every_backend(NUMPY, "gru")
-    with pr.use_kernels(True):
+    with pr.use_kernels("numpy in-place"):
         many_blocks(pr)
 
 
