@@ -274,6 +274,18 @@ def test_scan_over_blocks(subject, rng, reverse, length):
     subject.close(pair, Pair(extra * 2.0, None), "forward", "float64")
 
 
+def test_transposable_weights_are_the_same(subject, rng):
+    params = {
+        "weight": rng.standard_normal((3, 2)),
+        "stack": rng.standard_normal((5, 3, 2)),
+        "bias": rng.standard_normal(3),
+    }
+    found = subject.function(lambda params: subject.backend.transposable(params)())(subject.array(params))
+    assert sorted(found) == sorted(params)
+    for name, wanted in params.items():
+        subject.close(found[name], wanted, "same", "float64")
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("count", [0, 1, 23])
 def test_scatter_add(subject, rng, count, dtype):

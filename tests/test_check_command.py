@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import polyrnn as pr
-from polyrnn import capabilities
+from polyrnn import capabilities, kernels
+from polyrnn.cells import LSTMCell
 
 typer = pytest.importorskip("typer")
 pytest.importorskip("rich")
@@ -100,6 +101,33 @@ def test_agreement_alone_does_not_save_a_wrong_gradient(run):
     assert code == 1
     assert len(wrong) >= 2
     assert all("float" not in line for line in wrong)  # the backends agree on the wrong sign
+
+
+@pytest.mark.parametrize("name", kernels.registered("numpy"))
+def test_each_kernel_is_compared_by_its_name(run, monkeypatch, name):
+    kernel = type(kernels._open(name, LSTMCell))
+    right = kernel.backward
+
+    def backward(*arguments):
+        sums, dx, dstate = right(*arguments)
+        return sums, dx * 1.001, dstate
+
+    monkeypatch.setattr(kernel, "backward", backward)
+    code, output = run("-b", "numpy", subjects=(BY_NAME["LSTM"],))
+    wrong = {
+        line.removeprefix("WRONG: ").partition(":")[0] for line in output.splitlines() if line.startswith("WRONG: ")
+    }
+    assert code == 1
+    assert wrong == {f"LSTM, {name} {dtype}" for dtype in ("float64", "float32")}
+
+
+def test_columns_of_kernels_stand_with_their_backend():
+    found = [column.label for column in _matrix.columns(["numpy", "cupy"])[0] if column.part == _matrix.AGREEMENT]
+    own = [(*name.split(" ", 1), dtype) for name in kernels.registered("numpy") for dtype in ("float64", "float32")]
+    assert found[: len(own) + 1] == [("numpy", "float32"), *own]
+    rest = [label[0] for label in found[len(own) + 1 :]]
+    assert set(rest) <= {"cupy"}
+    assert max(len(part) for label in found for part in label) <= 8
 
 
 def test_an_exception_is_a_failure_of_one_row(run):

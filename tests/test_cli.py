@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ import pytest
 from subjects import near
 
 import polyrnn as pr
+from polyrnn import kernels
 
 pytest.importorskip("typer", reason='the command line needs pip install "polyrnn[cli]"')
 pytest.importorskip("rich")
@@ -27,6 +29,7 @@ from polyrnn.cli._app import app
 from polyrnn.cli._loop import Stop
 from polyrnn.cli._model import known_prompt, load
 from polyrnn.cli._progress import Lines, Report, left
+from polyrnn.cli._threads import COMPILED, Threads
 from polyrnn.cli.sample import choose
 from polyrnn.cli.train import physical_memory
 
@@ -141,6 +144,57 @@ def test_the_seed_decides(trained, tmp_path):
 
     first, again, other = weights("a"), weights("b"), weights("c", "--seed", 1)
     assert (first == again).all() and (first != other).any()
+
+
+@pytest.mark.parametrize("name", kernels.registered("numpy"))
+def test_training_tells_its_kernel_and_bounds_its_threads(trained, tmp_path, monkeypatch, name):
+    seen, shares = set(), kernels._threads.shares
+
+    def watch(*arguments):
+        seen.add(kernels._threads.threads())
+        return shares(*arguments)
+
+    monkeypatch.setattr(kernels._threads, "shares", watch)
+    command = ("train", trained / "text.txt", *SMALL, "--steps", 2, "--sample-length", 0, "--threads", 1)
+    with pr.use_kernels(name, threads=2):
+        result = run(*command, "--out", tmp_path / "a")
+        assert kernels._threads.threads() == 2
+    assert result.exit_code == 0, result.output
+    words = f"{name}, 1 thread" if name == COMPILED else name
+    assert result.stdout.count("Kernels ") == 1 and f"Kernels   {words}\n" in result.stdout
+    assert seen == ({1} if name == COMPILED else set())
+    with pr.use_kernels(False):
+        assert "Kernels" not in run(*command, "--out", tmp_path / "b").stdout
+    with pr.use_kernels(name):  # which declines one step
+        assert "Kernels" not in run(*command, "--sequence-length", 1, "--out", tmp_path / "c").stdout
+
+
+def test_a_kernel_that_takes_long_to_be_ready_says_why_before_the_clock_starts(trained, tmp_path, monkeypatch):
+    right = pr.value_and_grad
+
+    def slow(*arguments, **options):
+        def function(params, x, targets):
+            time.sleep(0.2)
+            assert x.shape == targets.shape == (4, 4)
+
+        return right(*arguments, **options) if options else function  # with options a step of training calls it
+
+    monkeypatch.setattr("polyrnn.training.value_and_grad", slow)
+    monkeypatch.setattr("polyrnn.cli.train.PATIENCE", 0.01)
+    options = ("--steps", 1, "--sample-length", 0, "--out", tmp_path)
+    text, _, after = run("train", trained / "text.txt", *SMALL, *options).stdout.partition("1/1")
+    assert "\n          compiling them, once on this machine\n          compiled in 0 s; kept for the next" in text
+    assert after and "compil" not in after
+
+
+def test_beside_compiled_kernels_blas_has_one_thread():
+    blas = pytest.importorskip("threadpoolctl").ThreadpoolController().select(user_api="blas")
+    with blas.limit(limits=2):
+        for fixed in (None, 2):
+            Threads(pr.backend("numpy"), 8, 4, fixed, SimpleNamespace(name=COMPILED))
+            assert {library.num_threads for library in blas.lib_controllers} == {1}
+        Threads(pr.backend("numpy"), 8, 4, 2, SimpleNamespace(name="numpy in-place"))
+        assert {library.num_threads for library in blas.lib_controllers} == {2}
 
 
 def test_jax_trains_the_same_model(trained, tmp_path):
@@ -355,6 +409,27 @@ def test_info_tells_what_runs_here():
     for status in facts["kernel_statuses"]:
         assert status["name"] in text and " ".join(status["why"].split()) in text
         assert status["used"] or status["remedy"] in text
+    assert facts["kernels"] == pr.kernels_in_use()
+    assert facts["kernel_statuses"] == [status._asdict() for status in kernels.kernel_statuses()]
+    assert f"threads {kernels._threads.threads()}, of" in text
+
+
+def test_info_tells_of_kernels_that_are_switched_off_and_of_threads(monkeypatch):
+    monkeypatch.setenv("POLYRNN_KERNELS", "off")
+    monkeypatch.setenv("POLYRNN_NUM_THREADS", "3")
+    text = " ".join(run("info").stdout.split())
+    assert "numpy in-place not used: kernels are switched off; to mend it: POLYRNN_KERNELS=on" in text
+    assert "the reference runs everywhere" in text and "POLYRNN_NUM_THREADS 3" in text
+    assert json.loads(run("info", "--json").stdout)["kernels"] == {}
+
+
+def test_info_does_not_import_numba():
+    code = (
+        "import sys; from polyrnn.cli import main; sys.argv[1:] = ['info']\n"
+        "try: main()\nfinally: assert not {'numba', 'llvmlite'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, timeout=60)
+    assert done.returncode == 0 and "numba" in done.stdout, done.stderr
 
 
 def test_versions_and_help():

@@ -238,6 +238,19 @@ def test_the_counter_counts():
     assert seen.count >= 1
 
 
+@pytest.mark.parametrize(("length", "size", "lengths"), [(10, 4, [2]), (12, 4, [4]), (11, 4, [3, 4]), (3, 4, [3])])
+def test_blocks_are_equal_where_they_can_be_and_compile_once(length, size, lengths):
+    seen = []
+
+    def body(carry: Any, x: Any) -> tuple[Any, Any]:
+        seen.append(x.shape[0])
+        return carry + x.sum(), x * 2
+
+    carry, ys = JAX.backend.scan_blocks(body, jnp.zeros(()), jnp.arange(float(length)), size)
+    assert carry == length * (length - 1) / 2 and np.array_equal(ys, 2 * np.arange(length))
+    assert sorted(set(seen)) == lengths
+
+
 def test_repeated_eager_calls_compile_nothing():
     """Neither the same arguments nor others of the same shapes, nor an equal layer made anew."""
 

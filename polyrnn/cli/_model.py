@@ -77,7 +77,8 @@ def load(path: Path, backend_name: str | None, device: str | None) -> LanguageMo
 
 def kernel_of(found: LanguageModel, time: int, batch: int) -> Kernel | None:
     """The kernel that runs the model's recurrence over windows of that size; None where the reference does."""
-    cell, xp = dict(found.model.members)[found.config["cell"]].cell, found.backend.xp
+    members: dict[str, Any] = dict(found.model.members)
+    cell, xp = members[found.config["cell"]].cell, found.backend.xp
     dtype = next(iter(found.params.values())).dtype
     x = xp.empty((time, found.config["embedding_size"], batch), dtype=dtype, device=found.backend.device)
     return find(found.backend, cell, x, None)

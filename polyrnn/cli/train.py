@@ -161,8 +161,6 @@ def run(o: SimpleNamespace) -> None:
     words = f"{name}: {len(learned) + len(held):,} characters, {len(vocabulary)} different ones, {shares}"
     for what, said in (("Text", words), ("Model", describe(found)), ("Training", plan(o))):
         print_row(what, said, MARGIN)
-    if words := prepare_kernels(o, found):
-        print_row("Kernels", words, MARGIN)
     kernel = kernel_of(found, o.sequence_length, o.batch_size)
     if kernel is not None:
         print_row("Kernels", describe_kernel(kernel.name), MARGIN)
@@ -274,26 +272,6 @@ def new_model(o: SimpleNamespace, vocabulary: Vocabulary) -> Any:
     return LanguageModel(model, model.init(o.seed, chosen, o.dtype.value), vocabulary, config, chosen)
 
 
-def prepare_kernels(o: SimpleNamespace, found: Any) -> str:
-    """Make a step on nothing and throw it away, so that no kernel is compiled in the time of training; -> what runs."""
-    from ..kernels import kernels_in_use, set_threads
-    from ._loop import new_update
-
-    name = kernels_in_use().get(f"{found.backend.name} {o.cell.name.upper()}")
-    if found.backend.name != "numpy" or name is None:
-        return ""
-    set_threads(o.threads)
-    # Else it has colorama, where that is installed, send an escape sequence to any terminal at the end.
-    os.environ.setdefault("NUMBA_DISABLE_ERROR_MESSAGE_HIGHLIGHTING", "1")
-    begin = time.perf_counter()
-    optimizer, update = new_update(o, found.model, None)
-    nothing = np.zeros((o.sequence_length, o.batch_size), "int32")
-    update(found.params, optimizer.init(found.params), nothing, nothing, None, o.seed if o.dropout else None)
-    seconds = time.perf_counter() - begin
-    compiled = f", compiled in {seconds:.0f} s, once on this machine" if "numba" in name and seconds > 1.5 else ""
-    return name + compiled
-
-
 def check_memory(o: SimpleNamespace, shapes: dict[str, tuple[int, ...]]) -> None:
     """ValueError for a model that cannot be trained in this machine's memory, before minutes are spent on drawing it.
 
@@ -384,6 +362,8 @@ def prepare(o: SimpleNamespace, found: Any) -> None:
     from ..training import value_and_grad
     from ._words import print_row
 
+    # Else Numba has colorama, where that is installed, send an escape sequence to any terminal at the end.
+    os.environ.setdefault("NUMBA_DISABLE_ERROR_MESSAGE_HIGHLIGHTING", "1")
     said = threading.Event()
 
     def say() -> None:
