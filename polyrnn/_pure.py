@@ -72,7 +72,8 @@ def step(static: tuple[Any, Backend], params: dict, x: Any, state: tuple) -> tup
         inside = x.mT
         ends = stack.step(backend, layer._plan, params, inside, initial(layer, backend.xp, state, inside, params))
         if ends is not None:
-            return ends[-1][0].mT, pack(layer, backend.xp, ends, False)
+            y = backend.xp.asarray(ends[-1][0].mT, copy=True)  # y and the state must not share memory
+            return y, pack(layer, backend.xp, ends, False)
     axis = len(x.shape) - 2 + (1 if layer.batch_first else 0)
     y, state = run(static, params, backend.xp.expand_dims(x, axis=axis), state, None, None, None)
     axis = len(y.shape) - (2 if layer.batch_first else 3)

@@ -13,7 +13,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 VARIABLE = "POLYRNN_NUM_THREADS"
 
@@ -65,15 +65,31 @@ def run(function: Callable[[int, int], object], ranges: list[tuple[int, int]]) -
         for first, last in ranges:
             function(first, last)
         return
+    jobs: list[Future] = []
+    failure: BaseException | None = None
+    rest = list(ranges[1:])
     try:
-        jobs = [_workers(len(ranges) - 1).submit(function, first, last) for first, last in ranges[1:]]
         try:
-            function(*ranges[0])
-        finally:
-            for job in jobs:
-                job.result()
-    finally:
-        _free.release()
+            while rest:
+                jobs.append(_workers(len(ranges) - 1).submit(function, *rest[0]))
+                rest.pop(0)
+        except RuntimeError:  # the interpreter is ending, or no thread could be started
+            pass
+        for first, last in (ranges[0], *rest):
+            function(first, last)
+    except BaseException as error:
+        failure = error
+    # Whatever happens, Ctrl-C too, nothing is given back while a share still writes.
+    for job in jobs:
+        while not job.done():
+            try:
+                job.exception()
+            except BaseException as error:
+                failure = failure or error
+        failure = failure or job.exception()
+    _free.release()
+    if failure is not None:
+        raise failure
 
 
 def _workers(count: int) -> ThreadPoolExecutor:
