@@ -21,6 +21,7 @@ import polyrnn as pr
 from polyrnn import kernels
 from polyrnn.backends import leaves, tree_map
 from polyrnn.kernels import _threads
+from polyrnn.kernels._numba import kernels as module
 
 NAME = "numpy numba"
 HERE = (NAME,) if NAME in kernels.registered("numpy") else ()
@@ -106,7 +107,7 @@ def test_the_number_of_threads_changes_no_bit(name, kind, dtype, monkeypatch):
     run = _threads.run
     monkeypatch.setattr(_threads, "run", lambda function, ranges: (shared.append(len(ranges)), run(function, ranges)))
     layer, lengths = LAYERS[kind], np.random.default_rng(3).integers(0, T + 1, N)
-    monkeypatch.setattr(sys.modules["polyrnn.kernels._numba.kernels"], "OPERATIONS", 1)
+    monkeypatch.setattr(module, "OPERATIONS", 1)
     found = []
     for count in (1, 2, 3, 5):
         shared.clear()
@@ -120,7 +121,7 @@ def test_the_number_of_threads_changes_no_bit(name, kind, dtype, monkeypatch):
 
 @compiled
 def test_calls_from_several_threads_do_not_meet(name, monkeypatch):
-    monkeypatch.setattr(sys.modules["polyrnn.kernels._numba.kernels"], "OPERATIONS", 1)
+    monkeypatch.setattr(module, "OPERATIONS", 1)
     layers = list(LAYERS.values())
     with pr.use_kernels(name, threads=2):
         expected = [everything(layer, *inputs(layer, k)) for k, layer in enumerate(layers)]
@@ -153,7 +154,7 @@ def _in_a_child(name: str, expected: Any, answer: Any) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning", "ignore:.*fork:RuntimeWarning")
 def test_a_forked_child_has_threads_of_its_own(name, monkeypatch):
-    monkeypatch.setattr(sys.modules["polyrnn.kernels._numba.kernels"], "OPERATIONS", 1)
+    monkeypatch.setattr(module, "OPERATIONS", 1)
     with pr.use_kernels(name, threads=2):
         expected = everything(LAYERS["lstm"], *inputs(LAYERS["lstm"]))
     assert _threads._pool is not None
