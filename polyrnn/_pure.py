@@ -68,12 +68,11 @@ def backward(
 
 def step(static: tuple[Any, Backend], params: dict, x: Any, state: tuple) -> tuple[Any, Any]:
     layer, backend = static
-    if not layer.ensemble:
-        inside = x.mT
-        ends = stack.step(backend, layer._plan, params, inside, initial(layer, backend.xp, state, inside, params))
-        if ends is not None:
-            y = backend.xp.asarray(ends[-1][0].mT, copy=True)  # y and the state must not share memory
-            return y, pack(layer, backend.xp, ends, False)
+    once = None if layer.ensemble else stack.stepper(backend, layer._plan, x)
+    if once is not None:
+        xp, inside = backend.xp, x.mT
+        ends = stack.step(once, layer._plan, params, inside, initial(layer, xp, state, inside, params))
+        return xp.asarray(ends[-1][0].mT, copy=True), pack(layer, xp, ends, False)  # y and state share no memory
     axis = len(x.shape) - 2 + (1 if layer.batch_first else 0)
     y, state = run(static, params, backend.xp.expand_dims(x, axis=axis), state, None, None, None)
     axis = len(y.shape) - (2 if layer.batch_first else 3)

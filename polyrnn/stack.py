@@ -192,11 +192,13 @@ def backward(
     return grads, dy, starts
 
 
-def step(backend: Backend, plan: Plan, params: dict, x: Any, states: Sequence[tuple]) -> list[tuple] | None:
-    """One step of streaming by a kernel: from x (I, N) the new states of each layer; None where there is no kernel."""
-    once = None if any(plan.options.zoneout) else kernels.find_step(backend, plan.options.cell, x)
-    if once is None:
-        return None
+def stepper(backend: Backend, plan: Plan, x: Any) -> Any:
+    """What a kernel has for one step of streaming from x (N, I); None where there is no kernel."""
+    return None if any(plan.options.zoneout) else kernels.find_step(backend, plan.options.cell, x)
+
+
+def step(once: Any, plan: Plan, params: dict, x: Any, states: Sequence[tuple]) -> list[tuple]:
+    """One step of streaming by `stepper`'s kernel: from x (I, N) the new states of each layer."""
     ends = []
     for (direction,), state in zip(plan.layers, states, strict=True):
         ends.append(once(plan.options.cell, _own(direction, params), x, state))

@@ -1,11 +1,9 @@
-"""Stands in for `polyrnn/kernels/_numba/simd.py`: the same vectors, as NumPy arrays, and nothing compiled.
+"""Stands in for `simd.py` and `tile.py` of `polyrnn/kernels/_numba/`: vectors are NumPy arrays, nothing is compiled.
 
 The source of the compiled kernels is Python and runs by this as it is. Planted errors need no compilation then, and
 vectors and tiles of other processors can be tried: `source` gives the text of the module for a width and a number of
-rows, `BUILD` that of the module beside it that compiles.
+rows, `TILE` that of the product, `BUILD` that of the module that compiles.
 """
-
-from pathlib import Path
 
 BUILD = """
 from . import loops
@@ -103,6 +101,12 @@ def where_positive(a, b):
 def power_of_two(n):
     whole, mantissa, bias = (np.int32, 23, 127) if n.dtype == np.float32 else (np.int64, 52, 1023)
     return ((n.view(whole) + whole(bias)) << whole(mantissa)).view(n.dtype)
+'''
+
+TILE = '''
+import numpy as np
+
+from .simd import BYTES, ROWS, get, lanes, memory, put_whole, whole
 
 
 def _tile(panels, rows):
@@ -122,7 +126,4 @@ def _tile(panels, rows):
 
 
 tile, two_panels, four_panels = _tile(1, ROWS), _tile(2, 2), _tile(4, 1)
-"""
-
-FILES = {"kernels/_numba/simd.py": source, "kernels/_numba/build.py": lambda: BUILD}
-assert Path(__file__).name == "simd_in_numpy.py"
+'''

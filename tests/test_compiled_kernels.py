@@ -179,6 +179,101 @@ def test_an_error_in_a_share_is_the_callers(name):
     _threads._free.release()
 
 
+def test_nothing_is_given_back_while_a_share_writes():
+    """Ctrl-C in the thread that waits, or an error in one share: the others end before the caller goes on."""
+    code = """
+import os, signal, threading, time
+from polyrnn.kernels import _threads
+ended = []
+def share(first, last):
+    if first == 0:
+        return
+    if first == 1:
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(1)
+    ended.append(first)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    _threads.run(share, [(0, 1), (1, 2), (2, 3)])
+except KeyboardInterrupt:
+    print(sorted(ended), _threads._free.acquire(blocking=False))
+"""
+    assert python(code) == "[1, 2] True"
+
+    late = threading.Event()
+
+    def share(first: int, last: int) -> None:
+        if first == 1:
+            raise KeyError(first)
+        if first == 2:
+            threading.Event().wait(0.3)
+            late.set()
+
+    with pytest.raises(KeyError):
+        _threads.run(share, [(0, 1), (1, 2), (2, 3)])
+    assert late.is_set()
+
+
+def test_threads_may_outlive_the_main_one():
+    code = """
+import threading, time
+from polyrnn.kernels import _threads
+def work():
+    time.sleep(0.5)  # the main thread has ended, and with it the pool
+    done = []
+    _threads.run(lambda first, last: done.append(first), [(0, 1), (1, 2)])
+    print(sorted(done), flush=True)
+threading.Thread(target=work).start()
+"""
+    assert python(code) == "[0, 1]"
+
+
+BROKEN = """
+import warnings, numpy as np, polyrnn as pr
+from polyrnn.kernels import kernel_statuses
+layer = pr.LSTM(3, 5)
+params, x = layer.init(), np.ones((7, 2, 3), "float32")
+with pr.use_kernels(False):
+    expected, _ = layer(params, x)
+assert pr.kernels_in_use()["numpy LSTM"] == "numpy numba"
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    y, _ = layer(params, x)
+    layer(params, x)
+assert [w.category for w in caught] == [RuntimeWarning] and "numba" in str(caught[0].message), caught
+assert abs(y - expected).max() < 1e-6 and pr.kernels_in_use()["numpy LSTM"] == "numpy in-place"
+status = next(s for s in kernel_statuses() if s.name == "numpy numba")
+print(status.used, status.why, status.remedy is not None)
+"""
+
+
+@compiled
+def test_where_numba_is_switched_off_the_next_kernel_runs(name):
+    assert python(BROKEN, NUMBA_DISABLE_JIT="1") == "False Numba does not run here (NUMBA_DISABLE_JIT is set) True"
+
+
+def test_a_numba_that_refuses_to_run_is_left_out(tmp_path):
+    package = tmp_path / "numba"
+    package.mkdir()
+    (package / "__init__.py").write_text('raise ImportError("Numba needs NumPy 2.0 or less")')
+    answer = "False Numba does not run here (Numba needs NumPy 2.0 or less) True"
+    assert python(BROKEN, PYTHONPATH=str(tmp_path)) == answer
+
+
+@compiled
+@pytest.mark.parametrize("kind", LAYERS)
+def test_the_other_byte_order(name, kind):
+    layer = LAYERS[kind]
+    params, x, dy, state = inputs(layer, steps=7, batch=3)
+    with pr.use_kernels(name):
+        expected = everything(layer, params, x, dy, state)
+        swapped = tree_map(lambda a: a.astype(a.dtype.newbyteorder()), (params, dy, state))
+        found = everything(layer, swapped[0], x, *swapped[1:])
+    for a, b in zip(leaves(found), leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def python(code: str, **variables: str) -> str:
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | variables, check=False)
@@ -254,11 +349,14 @@ def test_threads_are_chosen_by_variable_and_by_context(monkeypatch):
         _threads.threads()
     monkeypatch.undo()
     before = _threads.threads()
+    kernels_before = pr.kernels_in_use()
     with pr.use_kernels(threads=3):
-        assert _threads.threads() == 3
+        assert _threads.threads() == 3 and pr.kernels_in_use() == kernels_before
         with pr.use_kernels(False):
-            assert _threads.threads() == before
-    assert _threads.threads() == before
+            assert _threads.threads() == 3 and pr.kernels_in_use() == {}
+            with pr.use_kernels(threads=2):
+                assert _threads.threads() == 2 and pr.kernels_in_use() == {}
+    assert _threads.threads() == before and pr.kernels_in_use() == kernels_before
     for wrong, error in ((0, ValueError), (-1, ValueError), (1.5, TypeError), ("2", TypeError)):
         with pytest.raises(error, match="threads="):
             pr.use_kernels(threads=wrong)

@@ -38,9 +38,14 @@ def _references() -> None:
 @contextlib.contextmanager
 def emulated(changed: dict[str, str] | None = None, register: int = 16, rows: int = 2) -> Iterator[Any]:
     """A copy of the package whose compiled kernels run as they are written."""
-    vectors = {HOME + "simd.py": simd_in_numpy.source(register, rows), HOME + "build.py": simd_in_numpy.BUILD}
+    vectors = {
+        HOME + "simd.py": simd_in_numpy.source(register, rows),
+        HOME + "tile.py": simd_in_numpy.TILE,
+        HOME + "build.py": simd_in_numpy.BUILD,
+    }
     with another_polyrnn(vectors | (changed or {})) as pr, under_test(pr), pytest.MonkeyPatch.context() as patch:
         patch.setattr(pr.kernels, "_installed", lambda package: package in ("numpy", "numba"))
+        patch.setattr(importlib.import_module("polyrnn.kernels._numba.kernels"), "_usable", lambda: True)
         yield pr
 
 

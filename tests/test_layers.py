@@ -230,3 +230,15 @@ def test_pytorch_itself(kind, lengths, rng):
     theirs = [*(dict(peer.named_parameters())[k].grad for k in params), *(leaf.grad for leaf in leaves)]
     for a, b in zip(own, theirs, strict=True):
         near(a, b, "gradient")
+
+
+@pytest.mark.parametrize("make", [pr.RNN, pr.LSTM, pr.GRU])
+@pytest.mark.parametrize("on", [True, False])
+def test_a_steps_output_is_not_its_state(make, on):
+    """Who writes into the output of a step must not change the next one."""
+    layer = make(3, 5)
+    with pr.use_kernels(on):
+        y, state = layer.step(layer.init(), np.ones((2, 3), "float32"))
+    h = state[0] if isinstance(state, tuple) else state
+    assert not np.shares_memory(y, h)
+    np.testing.assert_array_equal(y, h[0])

@@ -4,21 +4,19 @@ A product of a training step takes some 50 microseconds. Split between cores it 
 where other programs keep a core busy that is a time slice later, a hundred times the product itself.
 
 Compiled kernels bring their own threads and leave to NumPy the head's products alone, a seventh of a step. BLAS then
-stays on one: its threads go on spinning for a while after each product, on the cores that the kernels' next call needs.
-On two cores and with nothing else running, the model of `polyrnn train` learned 98,000 characters a second that way,
-73,000 with two threads for BLAS, and 75,000 with what products alone are fastest with.
+stays on one: on two cores with nothing else running, the model of `polyrnn train` learned 98,000 characters a second
+that way, 73,000 with two threads for BLAS, and 75,000 with what products alone are fastest with. Presumably BLAS'
+threads go on spinning for a while after each product, on the cores that the kernels' next call needs.
 """
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 
 from ..backends import Backend
 from ..kernels import Kernel
-from ..kernels._threads import reset_threads, set_threads
 
 Item = TypeVar("Item")
 
@@ -26,16 +24,6 @@ SECONDS_BETWEEN = 3.0  # two measurements
 SECONDS_EACH = 0.02  # of products with one number of threads; fewer of them where they are slow
 COMPILED = "numpy numba"  # the kernels that have threads of their own
 LEAST_GAIN = 1.1  # what more threads must bring: they share caches with everything else
-
-
-@contextmanager
-def kernel_threads(most: int | None) -> Iterator[None]:
-    """Within it compiled kernels use so many threads at most; None for their default."""
-    token = set_threads(most)
-    try:
-        yield
-    finally:
-        reset_threads(token)
 
 
 class Threads:

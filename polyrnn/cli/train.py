@@ -16,7 +16,8 @@ import numpy as np
 import typer
 
 from ..data import Vocabulary
-from ._threads import COMPILED, Threads, kernel_threads
+from ..kernels import use_kernels
+from ._threads import COMPILED, Threads
 
 FILES = ("model.safetensors", "history.csv", "curve.png")
 STEPS, SECONDS = 1600, 45.0  # by default: `polyrnn train` ends within a minute, on a slow machine too
@@ -132,7 +133,7 @@ def train(
     the files written: the model, its history and the learning curve. Ctrl-C stops early with all of that, and with
     exit code 130.
     """
-    with kernel_threads(threads):
+    with use_kernels(threads=threads):
         run(SimpleNamespace(**locals()))
 
 

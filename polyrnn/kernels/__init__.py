@@ -12,6 +12,7 @@ import functools
 import importlib
 import importlib.util
 import os
+import warnings
 from typing import Any, NamedTuple, Protocol
 
 from .._door import check_size
@@ -26,7 +27,6 @@ __all__ = [
     "kernel_statuses",
     "kernels_in_use",
     "registered",
-    "set_threads",
     "use_kernels",
 ]
 
@@ -87,7 +87,7 @@ _SOURCES: dict[str, _Source] = {
         "_numpy",
         "numpy",
         "pip install numpy",
-        "float32 and float64, four steps or more; one thread, and BLAS's",
+        "float32 and float64, four steps or more, and streaming step by step; one thread, and BLAS's",
     ),
     "cupy fused": _Source(
         "cupy",
@@ -106,14 +106,25 @@ def _open(name: str, cell: Any) -> Any:
     return getattr(importlib.import_module(f".{_SOURCES[name].module}", __package__), _CELLS[cell])()
 
 
+_declined: dict[str, str] = {}  # kernels whose packages turned out not to run here, with the reason
+
+
+def decline(name: str, reason: str) -> None:
+    """Leave a kernel out from here on; the next one, or the reference, runs in its place."""
+    _declined[name] = reason
+    _candidates.cache_clear()
+    warnings.warn(f"kernels {name!r} are not used: {reason}", RuntimeWarning, stacklevel=2)
+
+
 @functools.cache
 def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None  # found, not imported
 
 
 def registered(backend: str) -> tuple[str, ...]:
-    """The names of a backend's kernels whose packages are installed, the preferred first."""
-    return tuple(name for name, s in _SOURCES.items() if s.backend == backend and _installed(s.package))
+    """The names of a backend's kernels whose packages are installed and run, the preferred first."""
+    found = (name for name, source in _SOURCES.items() if source.backend == backend and _installed(source.package))
+    return tuple(name for name in found if name not in _declined)
 
 
 def _chosen() -> bool | str:
@@ -147,7 +158,7 @@ def find(backend: Backend, cell: Cell, x: Any, valid: Any) -> Kernel | None:
 
 
 def find_step(backend: Backend, cell: Cell, x: Any) -> Any:
-    """A kernel's `once`, which does one step of streaming, or None where the reference is to run; x is (I, N)."""
+    """A kernel's `once`, which does one step of streaming, or None where the reference is to run; x is (N, I)."""
     kind: Any = type(cell)
     if kind in _CELLS:
         for name in _candidates(backend.name, _chosen()):
@@ -208,6 +219,8 @@ def kernel_statuses() -> list[KernelStatus]:
     for name, source in _SOURCES.items():
         if not _installed(source.package):
             status = KernelStatus(name, source.backend, False, f"{source.package} is not installed", source.remedy)
+        elif name in _declined:
+            status = KernelStatus(name, source.backend, False, _declined[name], source.remedy)
         elif chosen is not True and chosen != name:
             word = "kernels are switched off" if chosen is False else f"only {chosen!r} is switched on"
             status = KernelStatus(name, source.backend, False, word, "POLYRNN_KERNELS=on, or use_kernels(True)")
@@ -217,22 +230,17 @@ def kernel_statuses() -> list[KernelStatus]:
     return found
 
 
-def set_threads(count: int | None) -> None:
-    """Choose how many threads compiled kernels may use from here on, for this thread or task; None: all."""
-    _threads.set_threads(count)
-
-
 class use_kernels:
     """Switch kernels on or off, for this thread or task alone: from here on, or within a `with` block.
 
     Parameters
     ----------
-    on : bool or str
-        False: the reference runs. True: kernels run even where POLYRNN_KERNELS says off. A kernel's name, as
-        `kernels_in_use` gives it: that one alone runs, where it applies.
+    on : bool or str, optional
+        By default as it was. False: the reference runs. True: kernels run even where POLYRNN_KERNELS says off. A
+        kernel's name, as `kernels_in_use` gives it: that one alone runs, where it applies.
     threads : int, optional
-        How many threads compiled kernels may use; by default POLYRNN_NUM_THREADS, else one for each processor that this
-        process may use, at most OMP_NUM_THREADS. Results are the same to the last bit with any number.
+        How many threads compiled kernels may use; by default as it was, and at first POLYRNN_NUM_THREADS, else one for
+        each processor that this process may use, at most OMP_NUM_THREADS. Results are the same to the last bit with any number.
 
     Raises
     ------
@@ -248,13 +256,13 @@ class use_kernels:
     (1, 1, 5)
     """
 
-    def __init__(self, on: bool | str = True, threads: int | None = None) -> None:
+    def __init__(self, on: bool | str | None = None, threads: int | None = None) -> None:
         if isinstance(on, str) and on not in _SOURCES:
             raise ValueError(f"use_kernels({on!r}): expected True, False or one of {', '.join(map(repr, _SOURCES))}")
         if threads is not None:
             check_size("threads", threads)
-        self._token = _switch.set(on if isinstance(on, str) else bool(on))
-        self._threads = _threads.set_threads(threads)
+        self._token = _switch.set(_switch.get() if on is None else on if isinstance(on, str) else bool(on))
+        self._threads = _threads.set_threads(_threads.chosen() if threads is None else threads)
 
     def __enter__(self) -> None:
         pass

@@ -41,6 +41,11 @@ def threads() -> int:
     return _count.get() or available()
 
 
+def chosen() -> int | None:
+    """What `set_threads` has chosen."""
+    return _count.get()
+
+
 def set_threads(count: int | None) -> contextvars.Token:
     """Choose how many, for this thread or task; None for `available`."""
     return _count.set(count)

@@ -63,5 +63,8 @@ def compiled(name: str, dtype: np.dtype) -> Any:
 @functools.cache
 def _digest() -> str:
     """Of all that is compiled here."""
-    files = (Path(__file__).with_name(name) for name in ("build.py", "loops.py", "products.py", "simd.py", "steps.py"))
+    files = (
+        Path(__file__).with_name(name)
+        for name in ("build.py", "loops.py", "products.py", "simd.py", "steps.py", "tile.py")
+    )
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

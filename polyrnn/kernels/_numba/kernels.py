@@ -17,6 +17,7 @@ from ...cells import gru, lstm, rnn
 from ...cells._cell import HeldResidual
 from .. import _memory as memory
 from .. import _threads as threads
+from .. import decline
 
 Array = np.ndarray
 LEAST_STEPS = 2  # one is streaming, for which Numba must not be loaded
@@ -25,10 +26,31 @@ ROWS = 32  # of the input's share that are formed at once
 CHUNK = 8 << 20  # bytes of dz that are held at once
 
 
+LEAST_VERSION = (0, 61)  # of Numba
+
+
 @functools.cache
 def _build() -> Any:
     """The module that compiles; it imports Numba, and is therefore imported at first use."""
     return importlib.import_module(".build", __package__)
+
+
+@functools.cache
+def _usable() -> bool:
+    """Whether Numba can be used here: it may be too old, refuse the NumPy that there is, or be switched off."""
+    try:
+        import numba
+
+        if numba.config.DISABLE_JIT:
+            raise RuntimeError("NUMBA_DISABLE_JIT is set")
+        if numba.version_info.short < LEAST_VERSION:
+            raise RuntimeError(f"version {numba.__version__} is too old")
+        _build()
+    except Exception as error:  # whatever it is, NumPy's own kernels and the reference still run
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        decline(Compiled.name, f"Numba does not run here ({reason})")
+        return False
+    return True
 
 
 class Compiled:
@@ -48,7 +70,8 @@ class Compiled:
     def supports(self, x: Array, valid: Any) -> bool:
         """Sequences of two steps or more, of one example or more, in float32 or float64."""
         T, *rest = x.shape
-        return T >= LEAST_STEPS and len(rest) == 2 and rest[1] > 0 and x.dtype in (np.float32, np.float64)
+        fits = T >= LEAST_STEPS and len(rest) == 2 and rest[1] > 0 and x.dtype in (np.float32, np.float64)
+        return fits and _usable()
 
     def kind(self, cell: Any) -> int:
         """What the compiled step has to know of the cell."""
@@ -72,7 +95,7 @@ class Compiled:
         y, none = np.empty((T, N, H), dtype), np.empty((0, 0, 0), dtype)
         packed = _Packed(dtype, (H, G * I), (H, G * H), (H, G), (H, max(1, self.apart)))
         table = np.empty((packed.loops.LINES, 3), np.int64)
-        weights = (params["weight_ih"], params["weight_hh"], *_biases(params, dtype))
+        weights = (*_native(params, ("weight_ih", "weight_hh"), dtype), *_biases(params, dtype))
         c = states[1] if len(states) > 1 else none
         packed.function("start_forward")(
             *(table, packed.addresses, *weights, inside, states[0], c, y, kept, _runs(valid), G, joint, like)
@@ -108,10 +131,10 @@ class Compiled:
         (T, I, N), H, dtype = x.shape, params["weight_hh"].shape[1], x.dtype
         residual, like, kind = residuals if valid is None else residuals.cell, dtype.type(0), self.kind(cell)
         none, inside = np.empty((0, 0, 0), dtype), _rows(x)
-        parts = {name: _rows(part) for name, part in residual._asdict().items()}
+        parts = {name: _rows(np.asarray(part, dtype)) for name, part in residual._asdict().items()}
         kept = [parts[name] for name in self.names]
-        d = [np.array(part.T, order="C") for part in dstate]
-        above = [none if part is None else _rows(part) for part in dy]
+        d = [np.array(part.T, dtype, order="C") for part in dstate]
+        above = [none if part is None else _rows(np.asarray(part, dtype)) for part in dy]
         x_gates, h_gates = np.array(self.x_gates), np.array(self.h_gates)
         blocks, K_x, K_h = 1 + max(self.h_gates), len(x_gates) * H, len(h_gates) * H
         chunk = min(T, max(1, CHUNK // (size * N * blocks * H * dtype.itemsize)) * size)
@@ -119,13 +142,14 @@ class Compiled:
         packed = _Packed(dtype, (H, K_h), (I, K_x), (I, 1), (0, 0))
         dz = memory.empty((chunk * N * blocks * H + packed.loops.BYTES,), dtype)  # compiled code reads behind it
         dz, dx = dz[: chunk * N * blocks * H].reshape(chunk, N, blocks, H), np.empty((T, N, I), dtype)
-        dw, du = np.array(sums["weight_ih"], order="C"), np.array(sums["weight_hh"], order="C")
+        dw, du = (np.array(sums[name], dtype, order="C") for name in ("weight_ih", "weight_hh"))
         db = np.zeros((blocks, H), dtype)
         if "bias_ih" in sums:
             db[x_gates], db[h_gates] = sums["bias_ih"].reshape(-1, H), sums["bias_hh"].reshape(-1, H)
         table = np.empty((packed.loops.LINES, 3), np.int64)
         packed.function("start_backward")(
-            *(table, packed.addresses, params["weight_ih"], params["weight_hh"], x_gates.argsort(), h_gates.argsort()),
+            *(table, packed.addresses, *_native(params, ("weight_ih", "weight_hh"), dtype)),
+            *(x_gates.argsort(), h_gates.argsort()),
             *(inside, *[part[None] for part in d], *[none] * (2 - len(d)), *above, *[none] * (2 - len(d))),
             *(parts["h_prev"], parts.get("c_prev", none), *kept, *[none] * (5 - len(kept)), dz, _runs(valid), like),
         )
@@ -238,7 +262,13 @@ def _runs(valid: Array | None) -> Array:
     return np.empty((0, 0), bool) if valid is None else valid[:, 0, :]
 
 
+def _native(params: dict, names: tuple[str, str], dtype: np.dtype) -> tuple[Array, Array]:
+    """Two parameters in the byte order of this machine."""
+    first, second = names
+    return np.asarray(params[first], dtype), np.asarray(params[second], dtype)
+
+
 def _biases(params: dict, dtype: np.dtype) -> tuple[Array, Array]:
     if "bias_ih" in params:
-        return params["bias_ih"], params["bias_hh"]
+        return _native(params, ("bias_ih", "bias_hh"), dtype)
     return np.empty(0, dtype), np.empty(0, dtype)

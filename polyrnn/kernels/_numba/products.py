@@ -15,7 +15,6 @@ from .simd import (
     BYTES,
     ROWS,
     fma,
-    four_panels,
     get,
     itemsize,
     lanes,
@@ -27,11 +26,10 @@ from .simd import (
     put,
     put_whole,
     store,
-    tile,
-    two_panels,
     whole,
     zero,
 )
+from .tile import four_panels, tile, two_panels
 
 DEPTH = 256  # steps and examples summed at once in a gradient of weights: their panel stays in the first cache
 
