@@ -101,9 +101,9 @@ def where_positive(a, b):
 def power_of_two(n):
     whole, mantissa, bias = (np.int32, 23, 127) if n.dtype == np.float32 else (np.int64, 52, 1023)
     return ((n.view(whole) + whole(bias)) << whole(mantissa)).view(n.dtype)
-'''
+"""
 
-TILE = '''
+TILE = """
 import numpy as np
 
 from .simd import BYTES, ROWS, get, lanes, memory, put_whole, whole
@@ -126,4 +126,4 @@ def _tile(panels, rows):
 
 
 tile, two_panels, four_panels = _tile(1, ROWS), _tile(2, 2), _tile(4, 1)
-'''
+"""

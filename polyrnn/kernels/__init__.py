@@ -240,7 +240,8 @@ class use_kernels:
         kernel's name, as `kernels_in_use` gives it: that one alone runs, where it applies.
     threads : int, optional
         How many threads compiled kernels may use; by default as it was, and at first POLYRNN_NUM_THREADS, else one for
-        each processor that this process may use, at most OMP_NUM_THREADS. Results are the same to the last bit with any number.
+        each processor that this process may use, at most OMP_NUM_THREADS. Results are the same to the last bit with
+        any number.
 
     Raises
     ------
