@@ -274,8 +274,8 @@ def test_the_other_byte_order(name, kind):
         np.testing.assert_array_equal(a, b)
 
 
-def python(code: str, **variables: str) -> str:
-    command = [sys.executable, "-c", code]
+def python(code: str, *arguments: str, **variables: str) -> str:
+    command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | variables, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -297,6 +297,32 @@ print(sum(sum(s.cache_hits.values()) for s in stats), sum(sum(s.cache_misses.val
 def test_a_second_process_compiles_nothing(name, tmp_path):
     python(RUN)
     assert python(RUN) == "2 0"
+
+
+TRAIN = """
+import sys, numpy as np, polyrnn as pr
+worst = 0
+for kind in sys.argv[1:]:
+    layer, rng = getattr(pr, kind)(3, 5), np.random.default_rng(1)
+    params = layer.init(seed=2)
+    x, dy = (rng.standard_normal((7, 2, size)).astype("float32") for size in (3, 5))
+    found = []
+    for on in ("numpy numba", False):
+        with pr.use_kernels(on):
+            y, _, tape = layer.forward(params, x)
+            grads = layer.backward(tape, dy)
+            found.append([y, grads.x, *grads.params.values()])
+    worst = max(worst, *(float(np.max(np.abs(a - b))) for a, b in zip(*found)))
+print(worst)
+"""
+
+
+@compiled
+def test_what_different_processes_compiled_does_not_meet(name, tmp_path):
+    """Functions that one process loads from the disk were compiled by others, each of which counted from one."""
+    kinds = ("RNN", "LSTM", "GRU")
+    for order in (*((kind,) for kind in kinds), kinds, kinds[::-1]):
+        assert float(python(TRAIN, *order, NUMBA_CACHE_DIR=str(tmp_path))) < 1e-5
 
 
 @compiled

@@ -113,11 +113,17 @@ def project(gates, table, w, bias, units, inputs, first, last, start, steps, pre
                 )
 
 
+def named(function: Any, step: Any) -> Any:
+    """The function with the step's name in its own: by names alone Numba tells what it takes from the disk."""
+    function.__name__ = f"{step.__name__}_{function.__name__}"
+    function.__qualname__ = function.__name__
+    return function
+
+
 def over_time(step: Any, gates: Any, joint: Any) -> Any:
     """The forward loop of a cell; of the first `joint` gates, z is the sum of both products."""
     gates, joint = np.int64(gates), np.int64(joint)
 
-    @njit
     def forward(table, packed, T, units, inputs, first, last, size, keep, kind, like):
         """Examples first ... last, in blocks of `size` steps.
 
@@ -166,14 +172,13 @@ def over_time(step: Any, gates: Any, joint: Any) -> Any:
                             )
         done(scratch)
 
-    return forward
+    return njit(named(forward, step))
 
 
 def back_through_time(step: Any, first_block: Any, row_count: Any) -> Any:
     """The backward loop of a cell; U^T meets `row_count` blocks of dz from `first_block` on."""
     first_block, row_count = np.int64(first_block), np.int64(row_count)
 
-    @njit
     def backward(table, u, units, first, last, start, end, kind, like):
         """Examples first ... last from step end - 1 down to `start`; u is U^T as `packed`."""
         scratch, row = place(ROWS * BYTES), units * itemsize(like)
@@ -200,7 +205,7 @@ def back_through_time(step: Any, first_block: Any, row_count: Any) -> Any:
             )
         done(scratch)
 
-    return backward
+    return njit(named(backward, step))
 
 
 _rnn, _lstm, _gru = over_time(rnn_step, 1, 1), over_time(lstm_step, 4, 4), over_time(gru_step, 3, 2)
@@ -219,8 +224,15 @@ def describe(table, which, array):
     table[which, 1], table[which, 2] = array.strides[0], array.strides[1]
 
 
-def start_forward(table, packed, w, u, b_ih, b_hh, x, h, c, y, kept, valid, gates, joint, like):
-    """Fill the table, and pack the weights and biases to the addresses `packed`.
+@njit
+def addresses(room, offsets):
+    """Of what stands at these offsets from the first line of the cache in `room`."""
+    first = aligned(room)
+    return first + offsets[0], first + offsets[1], first + offsets[2], first + offsets[3]
+
+
+def start_forward(table, room, offsets, w, u, b_ih, b_hh, x, h, c, y, kept, valid, gates, joint, like):
+    """Fill the table, and pack the weights and biases into `room` -> their addresses.
 
     Of the first `joint` gates both biases are added before the loop, of the others that of the input's share.
     """
@@ -230,7 +242,7 @@ def start_forward(table, packed, w, u, b_ih, b_hh, x, h, c, y, kept, valid, gate
     describe(table, Y, y)
     describe(table, KEPT, kept)
     describe(table, VALID, valid)
-    units = w.shape[0] // gates
+    units, packed = w.shape[0] // gates, addresses(room, offsets)
     pack(w.ctypes.data, w.strides[0], w.strides[1], units, gates, w.shape[1], packed[0], like)
     pack(u.ctypes.data, u.strides[0], u.strides[1], units, gates, units, packed[1], like)
     size, bias, recurrent_bias = itemsize(like), packed[2], packed[3]
@@ -244,12 +256,38 @@ def start_forward(table, packed, w, u, b_ih, b_hh, x, h, c, y, kept, valid, gate
             if gate >= joint:
                 put(recurrent_bias + (block * (gates - joint) + gate - joint) * BYTES + lane * size, other)
             put(bias + (block * gates + gate) * BYTES + lane * size, value if gate >= joint else value + other)
+    return packed
 
 
 def start_backward(
-    table, packed, w, u, x_order, h_order, x, dh, dc, dy, dy_c, h_prev, c_prev, r0, r1, r2, r3, r4, dz, valid, like
+    table,
+    room,
+    offsets,
+    w,
+    u,
+    x_order,
+    h_order,
+    x,
+    dh,
+    dc,
+    dy,
+    dy_c,
+    h_prev,
+    c_prev,
+    r0,
+    r1,
+    r2,
+    r3,
+    r4,
+    dz,
+    valid,
+    like,
 ):
-    """Fill the table, and pack U^T, W^T and a row of zeros; their gates stand in the order of the blocks of dz."""
+    """Fill the table, and pack U^T, W^T and a row of zeros -> their addresses.
+
+    Their gates stand in the order of the blocks of dz.
+    """
+    packed = addresses(room, offsets)
     describe(table, DH, dh)
     describe(table, DC, dc)
     describe(table, DY, dy)
@@ -268,6 +306,7 @@ def start_backward(
     pack_transposed(w, x_order, packed[1], like)
     for k in range(blocks_of(w.shape[1], like)):
         put_whole(packed[2] + k * BYTES, zeros(like))
+    return packed
 
 
 def rnn_forward(table, packed, T, units, inputs, first, last, size, keep, kind, like):
