@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 LIMIT = 128 << 20  # bytes kept in all; arrays beyond it come from the allocator, as do those under LEAST
-LEAST = 128 << 10  # the allocator itself uses small pieces again
+LEAST = 32 << 10  # the allocator itself uses small pieces again, but gives larger ones at its end back to the system
 
 _lock = threading.Lock()
 _kept: list[np.ndarray] = []  # flat arrays of bytes

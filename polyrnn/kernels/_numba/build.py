@@ -27,6 +27,7 @@ def _signatures(number: types.Float) -> dict[str, tuple]:
     i64 = types.int64
     table, four, gates = own(2, i64), types.UniTuple(i64, 4), own(1, i64)
     valid = array(2, types.boolean)
+    room = (own(1, types.uint8), four)
     forward = (table, four, *[i64] * 8, number)
     backward = (table, four, *[i64] * 6, number)
     found = {
@@ -36,10 +37,16 @@ def _signatures(number: types.Float) -> dict[str, tuple]:
     }
     return found | {
         "start_forward": (
-            *(table, four, array(2), array(2), array(1), array(1)),
+            *(table, *room, array(2), array(2), array(1), array(1)),
             *(array(3), array(3), array(3), array(3), array(4), valid, i64, i64, number),
         ),
-        "start_backward": (*(table, four, array(2), array(2), gates, gates), *[array(3)] * 12, array(4), valid, number),
+        "start_backward": (
+            *(table, *room, array(2), array(2), gates, gates),
+            *[array(3)] * 12,
+            array(4),
+            valid,
+            number,
+        ),
         "gradients": (table, four, gates, gates, *[i64] * 6, own(2), own(2), own(2), own(3), number),
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 from typing import Any, ClassVar
 
 import numpy as np
@@ -86,25 +87,25 @@ class Compiled:
     ) -> tuple[Array, tuple, Any]:
         """From x (T, I, N): y (T, H, N), the final state, the cell's residuals if `keep`."""
         (T, I, N), H, G, dtype = x.shape, params["weight_hh"].shape[1], self.gates, x.dtype
-        like, kind, joint = dtype.type(0), self.kind(cell), G - self.apart
+        like, kind, joint = _zero(dtype), self.kind(cell), G - self.apart
         inside = _rows(x)  # compiled code has its address alone: what may be a copy needs a name for as long
         states = [memory.empty((T + 1 if keep else 2, N, H), dtype) for _ in state]
         for own, first in zip(states, state, strict=True):
             own[0] = first.T
-        kept = memory.empty((T, N, self.kept, H) if keep else (0, 0, 0, 0), dtype)
-        y, none = np.empty((T, N, H), dtype), np.empty((0, 0, 0), dtype)
-        packed = _Packed(dtype, (H, G * I), (H, G * H), (H, G), (H, max(1, self.apart)))
-        table = np.empty((packed.loops.LINES, 3), np.int64)
+        kept = memory.empty((T, N, self.kept, H), dtype) if keep else _none(4, dtype)
+        y = np.empty((T, N, H), dtype)
+        room = _room(dtype, (H, G * I), (H, G * H), (H, G), (H, max(1, self.apart)))
+        table = np.empty((_loops().LINES, 3), np.int64)
         weights = (*_native(params, ("weight_ih", "weight_hh"), dtype), *_biases(params, dtype))
-        c = states[1] if len(states) > 1 else none
-        packed.function("start_forward")(
-            *(table, packed.addresses, *weights, inside, states[0], c, y, kept, _runs(valid), G, joint, like)
+        c = states[1] if len(states) > 1 else _none(3, dtype)
+        packed = _compiled("start_forward", dtype)(
+            *(table, *room, *weights, inside, states[0], c, y, kept, _runs(valid), G, joint, like)
         )
-        function = packed.function(f"{self.prefix}_forward")
+        function = _compiled(f"{self.prefix}_forward", dtype)
 
         def share(first: int, last: int) -> None:
             steps = min(T, max(1, ROWS // (last - first)))
-            function(table, packed.addresses, T, H, I, first, last, steps, keep, kind, like)
+            function(table, packed, T, H, I, first, last, steps, keep, kind, like)
 
         threads.run(share, threads.shares(N, _parts(T * N * G * H * (I + H))))
         end = tuple([own[T if keep else T % 2].T.copy(order="K") for own in states])
@@ -129,8 +130,8 @@ class Compiled:
     ) -> tuple[dict, Array, tuple]:
         """-> the sums with the gradients of the parameters added, the gradients of x and of the initial state."""
         (T, I, N), H, dtype = x.shape, params["weight_hh"].shape[1], x.dtype
-        residual, like, kind = residuals if valid is None else residuals.cell, dtype.type(0), self.kind(cell)
-        none, inside = np.empty((0, 0, 0), dtype), _rows(x)
+        residual, like, kind = residuals if valid is None else residuals.cell, _zero(dtype), self.kind(cell)
+        none, inside = _none(3, dtype), _rows(x)
         parts = {name: _rows(np.asarray(part, dtype)) for name, part in residual._asdict().items()}
         kept = [parts[name] for name in self.names]
         d = [np.array(part.T, dtype, order="C") for part in dstate]
@@ -139,35 +140,33 @@ class Compiled:
         blocks, K_x, K_h = 1 + max(self.h_gates), len(x_gates) * H, len(h_gates) * H
         chunk = min(T, max(1, CHUNK // (size * N * blocks * H * dtype.itemsize)) * size)
 
-        packed = _Packed(dtype, (H, K_h), (I, K_x), (I, 1), (0, 0))
-        dz = memory.empty((chunk * N * blocks * H + packed.loops.BYTES,), dtype)  # compiled code reads behind it
+        loops, room = _loops(), _room(dtype, (H, K_h), (I, K_x), (I, 1), (0, 0))
+        dz = memory.empty((chunk * N * blocks * H + loops.BYTES,), dtype)  # compiled code reads behind it
         dz, dx = dz[: chunk * N * blocks * H].reshape(chunk, N, blocks, H), np.empty((T, N, I), dtype)
         dw, du = (np.array(sums[name], dtype, order="C") for name in ("weight_ih", "weight_hh"))
         db = np.zeros((blocks, H), dtype)
         if "bias_ih" in sums:
             db[x_gates], db[h_gates] = sums["bias_ih"].reshape(-1, H), sums["bias_hh"].reshape(-1, H)
-        table = np.empty((packed.loops.LINES, 3), np.int64)
-        packed.function("start_backward")(
-            *(table, packed.addresses, *_native(params, ("weight_ih", "weight_hh"), dtype)),
+        table = np.empty((loops.LINES, 3), np.int64)
+        packed = _compiled("start_backward", dtype)(
+            *(table, *room, *_native(params, ("weight_ih", "weight_hh"), dtype)),
             *(x_gates.argsort(), h_gates.argsort()),
             *(inside, *[part[None] for part in d], *[none] * (2 - len(d)), *above, *[none] * (2 - len(d))),
             *(parts["h_prev"], parts.get("c_prev", none), *kept, *[none] * (5 - len(kept)), dz, _runs(valid), like),
         )
-        step_back, gradients = packed.function(f"{self.prefix}_backward"), packed.function("gradients")
+        step_back, gradients = _compiled(f"{self.prefix}_backward", dtype), _compiled("gradients", dtype)
         by_example = threads.shares(N, _parts(chunk * N * K_h * H))
-        by_unit = threads.shares(H, _parts(chunk * N * K_h * (I + H)), packed.loops.ROWS)
-        origin = int(table[packed.loops.DZ, 0])
+        by_unit = threads.shares(H, _parts(chunk * N * K_h * (I + H)), loops.ROWS)
+        origin = int(table[loops.DZ, 0])
         for start in reversed(range(0, T, chunk)):
             end = min(start + chunk, T)
-            table[packed.loops.DZ, 0] = origin - start * dz.strides[0]  # as if it had all steps
+            table[loops.DZ, 0] = origin - start * dz.strides[0]  # as if it had all steps
 
             def recurrence(first: int, last: int, start: int = start, end: int = end) -> None:
-                step_back(table, packed.addresses, H, first, last, start, end, kind, like)
+                step_back(table, packed, H, first, last, start, end, kind, like)
 
             def products(low: int, high: int, start: int = start, end: int = end) -> None:
-                gradients(
-                    *(table, packed.addresses, x_gates, h_gates, low, high, N, start, end, size, dw, du, db, dx, like)
-                )
+                gradients(*(table, packed, x_gates, h_gates, low, high, N, start, end, size, dw, du, db, dx, like))
 
             threads.run(recurrence, by_example)
             threads.run(products, by_unit)
@@ -213,38 +212,24 @@ class GRU(Compiled):
         return gru.Residual(h[:-1], *kept)
 
 
-class _Bytes:
-    """Memory for a compiled function, from an address on that begins a line of the cache."""
-
-    LINE = 64
-
-    def __init__(self, size: int) -> None:
-        self.array = memory.empty((size + self.LINE,), np.uint8)
-        self.address = -(-_address(self.array) // self.LINE) * self.LINE
+def _loops() -> Any:
+    return _build().loops
 
 
-class _Packed:
-    """Memory for weights as compiled products want them: for each (units, K) of `forms` a matrix of whole vectors."""
-
-    def __init__(self, dtype: np.dtype, *forms: tuple[int, int]) -> None:
-        self.loops, self.dtype = _build().loops, dtype
-        vector = self.loops.BYTES
-        lanes = vector // dtype.itemsize
-        self.sizes = [-(-units // lanes) * K * vector for units, K in forms]
-        self.memory = _Bytes(sum(self.sizes))
-        at, found = self.memory.address, []
-        for size in self.sizes:
-            found.append(at)
-            at += size
-        self.addresses = tuple(found)
-
-    def function(self, name: str) -> Any:
-        """A compiled function for this dtype."""
-        return _build().compiled(name, self.dtype)
+def _compiled(name: str, dtype: np.dtype) -> Any:
+    """A compiled function for this dtype."""
+    return _build().compiled(name, dtype)
 
 
-def _address(array: Array) -> int:
-    return array.__array_interface__["data"][0]
+def _room(dtype: np.dtype, *forms: tuple[int, int]) -> tuple[Array, tuple[int, ...]]:
+    """Memory for weights as compiled products want them, for each (units, K) a matrix of whole vectors; where each is.
+
+    The first one is at the first line of the cache; compiled code finds that.
+    """
+    vector = _loops().BYTES
+    lanes = vector // dtype.itemsize
+    sizes = [-(-units // lanes) * K * vector for units, K in forms]
+    return memory.empty((sum(sizes) + _loops().LINE,), np.uint8), tuple(itertools.accumulate(sizes[:-1], initial=0))
 
 
 def _parts(multiplications: int) -> int:
@@ -259,7 +244,7 @@ def _rows(array: Array) -> Array:
 
 def _runs(valid: Array | None) -> Array:
     """(T, 1, N) as (T, N)."""
-    return np.empty((0, 0), bool) if valid is None else valid[:, 0, :]
+    return _none(2, np.dtype(bool)) if valid is None else valid[:, 0, :]
 
 
 def _native(params: dict, names: tuple[str, str], dtype: np.dtype) -> tuple[Array, Array]:
@@ -271,4 +256,16 @@ def _native(params: dict, names: tuple[str, str], dtype: np.dtype) -> tuple[Arra
 def _biases(params: dict, dtype: np.dtype) -> tuple[Array, Array]:
     if "bias_ih" in params:
         return _native(params, ("bias_ih", "bias_hh"), dtype)
-    return np.empty(0, dtype), np.empty(0, dtype)
+    return _none(1, dtype), _none(1, dtype)
+
+
+@functools.cache
+def _none(axes: int, dtype: np.dtype) -> Array:
+    """An array that is not there."""
+    return np.empty((0,) * axes, dtype)
+
+
+@functools.cache
+def _zero(dtype: np.dtype) -> Any:
+    """A number that tells compiled code the dtype."""
+    return dtype.type(0)
