@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Imported when first named: `import polyrnn` stays light.
-_PUBLIC_MODULES = ("cells", "functional", "gradcheck", "initializers", "testing")
+_PUBLIC_MODULES = ("cells", "functional", "gradcheck", "initializers", "interop", "testing")
 _NAMES = {
     "checkpoint": ("load", "save"),
     "clipping": ("clip_by_global_norm", "global_norm"),
