@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         softmax,
     )
     from .losses import Loss, mean_squared_error, softmax_cross_entropy
+    from .model import Model
     from .optimizers import SGD, Adam, AdamW, RMSProp, apply_updates
     from .pooling import Pool
     from .schedules import Constant, CosineDecay, ExponentialDecay, LinearWarmup, StepDecay
@@ -53,6 +54,7 @@ _NAMES = {
         "sigmoid",
         "softmax",
     ),
+    "model": ("Model",),
     "losses": ("Loss", "mean_squared_error", "softmax_cross_entropy"),
     "optimizers": ("SGD", "Adam", "AdamW", "RMSProp", "apply_updates"),
     "pooling": ("Pool",),
@@ -81,6 +83,7 @@ __all__ = [
     "Linear",
     "LinearWarmup",
     "Loss",
+    "Model",
     "Module",
     "Pool",
     "RMSProp",

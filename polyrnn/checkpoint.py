@@ -11,6 +11,7 @@ from typing import IO, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from . import _safetensors
 from ._door import FLOATS, INTEGERS
 from .backends import backend_of
 
@@ -95,12 +96,15 @@ def save(path: str | PathLike[str], params: Arrays, config: dict[str, Any], extr
         file.write(serialise(arrays, metadata))
 
 
-def load(path: str | PathLike[str]) -> Checkpoint:
+def load(path: str | PathLike[str], mapped: bool = False) -> Checkpoint:
     """Read a model from a file.
 
     Parameters
     ----------
     path : str or path
+    mapped : bool
+        Whether `params` are read-only views of the mapped file in place of copies: nothing is read before it is used.
+        bfloat16 becomes float32 then.
 
     Returns
     -------
@@ -116,7 +120,7 @@ def load(path: str | PathLike[str]) -> Checkpoint:
     ValueError
         If the file is no model of polyrnn's, is damaged, or of another version.
     """
-    arrays, config = _read(path)
+    arrays, config = _read(path, mapped)
     return Checkpoint({name: a for name, a in arrays.items() if not name.startswith(_EXTRA)}, config)
 
 
@@ -201,9 +205,7 @@ def write_atomically(
         raise
 
 
-def _read(path: str | PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    from safetensors import SafetensorError, safe_open
-
+def _read(path: str | PathLike[str], mapped: bool = False) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     _check_path(path)
     expected = "expected a model that polyrnn saved"
     try:
@@ -214,10 +216,8 @@ def _read(path: str | PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, A
     except OSError as error:
         raise type(error)(f"{path}: cannot be read: {error.strerror}; {expected}") from error
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    except SafetensorError as error:
+        arrays, metadata = _safetensors.read(path) if mapped else _copied(path)
+    except ValueError as error:
         raise ValueError(f"{path}: not a safetensors file, or damaged ({error}); {expected}") from error
     if metadata.get("format") != _FORMAT:
         raise ValueError(f"{path}: a safetensors file with format={metadata.get('format')!r}; {expected}")
@@ -230,6 +230,17 @@ def _read(path: str | PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, A
     if not isinstance(config, dict):
         raise ValueError(f"{path}: its configuration is a {type(config).__name__}; expected a dict")
     return arrays, config
+
+
+def _copied(path: str | PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
 def _check_path(path: Any) -> None:

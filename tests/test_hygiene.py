@@ -47,7 +47,9 @@ ROWS = (
     {"__init__"},
     {"capabilities"},
     {"gradcheck", "testing"},
-    {"checkpoint", "interop"},
+    {"interop"},
+    {"model"},
+    {"checkpoint"},
     {"functional", "truncated"},
     {"training"},
     {"_textbook", "layers"},
@@ -62,7 +64,7 @@ ROWS = (
     {"cells"},
     {"clipping", "optimizers"},
     {"activations", "data", "initializers", "masks", "schedules"},
-    {"_door"},
+    {"_door", "_safetensors"},
     {"backends"},
 )
 RANK = {name: rank for rank, row in enumerate(reversed(ROWS)) for name in row}

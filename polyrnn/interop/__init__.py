@@ -12,7 +12,7 @@ from typing import Any
 
 from ._converted import Converted
 
-__all__ = ["Converted", "cs231n", "cudnn", "equinox", "flax", "keras", "onnx", "safetensors", "textbook", "torch"]
+__all__ = ["Converted", "cs231n", "cudnn", "equinox", "flax", "keras", "onnx", "textbook", "torch"]
 
 
 def __getattr__(name: str) -> Any:

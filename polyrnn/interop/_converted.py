@@ -37,7 +37,7 @@ class Converted(NamedTuple):
 
 
 def kind_of(layer: Any) -> str:
-    """ "rnn", "lstm" or "gru"; TypeError for anything else."""
+    """Of a layer: "rnn", "lstm" or "gru"; TypeError for anything else."""
     for kind, of in KINDS.items():
         if type(layer) is of:
             return kind
@@ -91,6 +91,19 @@ def refuse(layer: Recurrent, target: str, allowed: Iterable[str] = ()) -> None:
             raise ValueError(
                 f"{type(layer).__name__} has {field.name}={value!r}, which {target} cannot represent; expected "
                 f"{field.name}={field.default!r}"
+            )
+
+
+def check_finite(where: str, array: np.ndarray) -> None:
+    """ValueError if there is a NaN or an infinity; `where` names the array. Looks at a piece at a time."""
+    flat = array.reshape(-1)
+    for first in range(0, flat.size, 1 << 18):
+        finite = np.isfinite(flat[first : first + (1 << 18)])
+        if not finite.all():
+            k = first + int(np.argmin(finite))
+            raise ValueError(
+                f"{where}: holds {flat[k]} at {tuple(map(int, np.unravel_index(k, array.shape)))}; "
+                "allow_nan=True would take it"
             )
 
 
