@@ -10,8 +10,11 @@ from typer.core import TyperGroup
 from .. import __version__
 from ..backends import BackendUnavailable
 from .check import check
+from .convert import convert
 from .evaluate import evaluate
 from .info import info
+from .inspect import inspect
+from .run import run
 from .sample import sample
 from .train import train
 
@@ -83,5 +86,5 @@ def polyrnn(
     """Recurrent networks on NumPy, CuPy and JAX, with hand-written and proven gradients."""
 
 
-for command in (train, sample, evaluate, check, info):
+for command in (train, sample, evaluate, run, convert, inspect, check, info):
     app.command()(command)

@@ -141,6 +141,7 @@ def train(
 def run(o: SimpleNamespace) -> None:
     """Everything from the text to the files; `o` holds the options by their names above."""
     from .. import checkpoint
+    from ..model import describe as describe_module
     from ._curve import draw
     from ._history import write
     from ._loop import Stop, learn
@@ -172,7 +173,8 @@ def run(o: SimpleNamespace) -> None:
             result = learn(o, found, learned, held[:ON_THE_WAY], display, stop, threads)
         finally:
             display.close()
-        checkpoint.save(paths[0], result.params, {**found.config, "training": settings(o, name, result)})
+        config = {"model": describe_module(found.model), **found.config, "training": settings(o, name, result)}
+        checkpoint.save(paths[0], result.params, config)
     found = LanguageModel(found.model, result.params, vocabulary, found.config, found.backend)
     if stop.reason:
         print_row("Stopped", f"by {stop.reason}; the model is saved", MARGIN)

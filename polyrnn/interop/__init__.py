@@ -12,7 +12,19 @@ from typing import Any
 
 from ._converted import Converted
 
-__all__ = ["Converted", "cs231n", "cudnn", "equinox", "flax", "keras", "onnx", "textbook", "torch"]
+__all__ = [
+    "Converted",
+    "cs231n",
+    "cudnn",
+    "dlpack",
+    "equinox",
+    "flax",
+    "keras",
+    "npz",
+    "onnx",
+    "textbook",
+    "torch",
+]
 
 
 def __getattr__(name: str) -> Any:

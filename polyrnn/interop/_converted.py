@@ -11,6 +11,7 @@ import numpy as np
 from .._recurrent import Recurrent
 from ..backends import backend_of
 from ..layers import GRU, LSTM, RNN
+from ..model import Model
 
 KINDS: dict[str, type[Recurrent]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 OURS = {"rnn": "h", "lstm": "ifgo", "gru": "rzn"}  # polyrnn's gate blocks, PyTorch's
@@ -118,3 +119,18 @@ def only(found: Mapping[str, T], name: str | None, where: str) -> T:
     if name not in found:
         raise ValueError(f"{where}: no recurrent layer of the name {name!r}; there is {there}")
     return found[name]
+
+
+def members(model: Model) -> dict[str, Converted]:
+    """The recurrent layers of a model, by their names in it."""
+    found: dict[str, Converted] = {}
+
+    def visit(module: Any, prefix: str) -> None:
+        if isinstance(module, Recurrent):
+            own = {name: model.params[prefix + name] for name in module.shapes()}
+            found[prefix.removesuffix(".")] = Converted(module, own)
+        for name, member in getattr(module, "members", ()):
+            visit(member, f"{prefix}{name}.")
+
+    visit(model.module, "")
+    return found
