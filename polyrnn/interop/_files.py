@@ -118,5 +118,5 @@ def _write_torch(path: str | PathLike[str], torch: Any, model: Model) -> None:
 def _check_ensembles(module: Module) -> None:
     if module.ensemble:
         raise ValueError(
-            f"{describe(module)['type']} is an ensemble of {module.ensemble}, which PyTorch's modules are not"
+            f"{type(module).__name__} is an ensemble of {module.ensemble}, which PyTorch's modules are not"
         )
