@@ -34,7 +34,7 @@ CASES = {
     "lstm": LSTM(),
     "lstm_no_bias": LSTM(use_bias=False),
     "lstm_activations": LSTM(**OTHER),
-    "lstm_leaky": LSTM(activation=kl.LeakyReLU(negative_slope=0.3), recurrent_activation="softplus"),
+    "lstm_leaky": LSTM(activation=kl.LeakyReLU(negative_slope=0.3), recurrent_activation="softsign"),
     "lstm_both": kl.Bidirectional(LSTM()),
     "lstm_both_activations": kl.Bidirectional(LSTM(use_bias=False, **OTHER)),
     "gru": GRU(),

@@ -100,7 +100,7 @@ def _reader(numbered: Mapping[int, Array], where: str) -> Callable[[], list[Arra
 def _is_recurrent(cells: Mapping[str, Mapping[str, Mapping[int, Array]]]) -> bool:
     """Whether a layer of unknown class multiplies by matrices; a convolution does not."""
     first = [cell.get(0) for way in cells.values() for cell in way.values()]
-    return bool(first) and all(a is not None and len(a.dataset.shape or ()) == 2 for a in first)
+    return bool(first) and all(a is None or len(a.dataset.shape or ()) == 2 for a in first)
 
 
 def _named(path: str, names: Mapping[str, str]) -> str:
@@ -187,10 +187,10 @@ def _in_arrays(source: Any) -> dict[str, Found]:
     for name, arrays in named.items():
         if not isinstance(arrays, Sequence) or isinstance(arrays, str) or not all(hasattr(a, "shape") for a in arrays):
             raise TypeError(
-                f"source: {name!r}: expected a list of arrays, as of get_weights(), got {type(arrays).__name__}"
+                f"source: {name}: expected a list of arrays, as of get_weights(), got {type(arrays).__name__}"
             )
         if len(arrays) not in (2, 3, 4, 6):
-            raise ValueError(f"source: {name!r}: {len(arrays)} arrays; expected 2 or 3 a direction")
+            raise ValueError(f"source: {name}: {len(arrays)} arrays; expected 2 or 3 a direction")
         one = list(map(np.asarray, arrays))
         ways = [one] if len(one) < 4 else [one[: len(one) // 2], one[len(one) // 2 :]]
         found[str(name)] = Found(f"source: {name}", [[functools.partial(list, own)] for own in ways], None)
