@@ -9,7 +9,7 @@ from typing import Any
 from ... import activations
 from ..._door import dtype_name
 from ._base import At, Attributes, Operator, axes_of, axis_of, is_float, unbroadcast, whole
-from ._layout import AXES
+from ._shapes import AXES
 
 # ---- products -------------------------------------------------------------------------------------------------------
 
@@ -96,10 +96,8 @@ def _extreme(name: str, of_truth: str) -> Callable[..., Any]:
             return getattr(xp, of_truth)(x, axis=axis, keepdims=keep)
         if 0 in x.shape:  # of nothing it is the least or the greatest there is
             ends = (-math.inf, math.inf) if is_float(x) else (xp.iinfo(x.dtype).min, xp.iinfo(x.dtype).max)
-            shape = [size for k, size in enumerate(x.shape) if keep or k not in axis]
-            return xp.full(
-                tuple(1 if keep and k in axis else n for k, n in enumerate(shape)), ends[name == "min"], dtype=x.dtype
-            )
+            shape = tuple(1 if k in axis else size for k, size in enumerate(x.shape) if keep or k not in axis)
+            return xp.full(shape, ends[name == "min"], dtype=x.dtype)
         return getattr(xp, name)(x, axis=axis, keepdims=keep)
 
     return run
@@ -110,6 +108,14 @@ def _shared(xp: Any, x: Any, y: Any, dy: Any, count: int) -> Any:
     hits = xp.astype(x == y, x.dtype)
     axes = tuple(k for k, size in enumerate(y.shape) if size != x.shape[k])
     return hits * (dy / xp.sum(hits, axis=axes, keepdims=True)) if axes else hits * dy
+
+
+def _product_of_others(xp: Any, x: Any, y: Any, dy: Any, count: int) -> Any:
+    """Without a zero it is y / x; a single zero is the only one with a gradient."""
+    axes = tuple(k for k, size in enumerate(y.shape) if size != x.shape[k])
+    safe = xp.where(x == 0, xp.ones_like(x), x)
+    zeros = xp.sum(xp.astype(x == 0, x.dtype), axis=axes, keepdims=True) - xp.astype(x == 0, x.dtype)
+    return xp.where(zeros > 0, xp.zeros_like(x), dy * xp.prod(safe, axis=axes, keepdims=True) / safe)
 
 
 # ---- softmax --------------------------------------------------------------------------------------------------------
@@ -170,6 +176,12 @@ LINEAR: dict[str, tuple[Operator, ...]] = {
         18,
         _mean,
         lambda xp, x, y, dy, count: dy / count,
+    ),
+    **reduction(
+        "ReduceProd",
+        18,
+        lambda xp, x, axis, keep: xp.prod(x, axis=axis, keepdims=keep, dtype=x.dtype),
+        _product_of_others,
     ),
     **reduction("ReduceMax", 18, _extreme("max", "any"), _shared),
     **reduction("ReduceMin", 18, _extreme("min", "all"), _shared),

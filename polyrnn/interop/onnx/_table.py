@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 import numpy
 
 from ._base import REQUIRED, Operator
-from ._layout import LAYOUT
 from ._linear import LINEAR
 from ._model import Node, short
+from ._parts import PARTS
 from ._pointwise import POINTWISE
 from ._recurrent import RECURRENT
+from ._shapes import SHAPES
 
 # By name, each as of the opsets in which its meaning or form changed. "Constant" is none: it is there when it is read.
-OPERATORS: dict[str, tuple[Operator, ...]] = {**RECURRENT, **LINEAR, **LAYOUT, **POINTWISE}
+OPERATORS: dict[str, tuple[Operator, ...]] = {**RECURRENT, **LINEAR, **SHAPES, **PARTS, **POINTWISE}
 
 _VALUES = {
     "value": "tensor",
