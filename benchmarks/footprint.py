@@ -26,12 +26,15 @@ import numpy as np
 
 I, H, STEPS, BATCH = 672, 1280, 1, 1
 WORK = """
-import sys, json, resource, time
+import sys, json, time
 folder = sys.argv[1]
 {code}
 import numpy
 numpy.save(folder + "/{name}.npy", numpy.asarray(y))
-print(json.dumps({{"end": time.time(), "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+end = time.time()
+with open("/proc/self/status") as file:  # getrusage would count what this process was before it was a new program
+    peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
+print(json.dumps({{"end": end, "peak": peak,
     "modules": sorted({{m.partition(".")[0] for m in sys.modules}})}}))
 """
 CODES = {
@@ -137,7 +140,7 @@ def agree(folder: Path, names: list[str]) -> None:
 
 def on_disk(module: str) -> int:
     """The bytes of an installed package, as one module of it is found; 0 for what comes with Python."""
-    spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    spec = importlib.util.find_spec(module) if module.isidentifier() and module != "__main__" else None
     places = list(spec.submodule_search_locations or ()) if spec else []
     if not places or not {"site-packages", "polyrnn"} & set(Path(places[0]).parts):
         return 0
