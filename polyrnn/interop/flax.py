@@ -476,11 +476,14 @@ def _read(
     for name, leaves in form.leaves().items():
         exactly(parts[name], leaves, at(path, name), f"part of a cell ({form.kind})")
 
+    met: dict[str, np.ndarray] = {}
+
     def read(leaf: str, names: tuple[str, ...], *shape: int | None) -> np.ndarray:
         found: list[np.ndarray] = []
         for name in names:
             expected = found[0].shape if found else shape
             found.append(array(parts[name][leaf], at(path, f"{name}.{leaf}"), expected, allow_nan))
+            met[f"{name}.{leaf}"] = found[-1]
         return np.concatenate(found, axis=-1)
 
     H = array(parts[first]["kernel"], at(path, f"{first}.kernel"), (None, None), True).shape[0]
@@ -493,6 +496,7 @@ def _read(
     if form.inner:
         inner = read("bias", form.inner, width)
         arrays["bias_hh"] = np.concatenate([np.zeros(len(arrays["bias_ih"]) - H, inner.dtype), inner])
+    one_dtype(path, met)
     return one(path, form.kind, arrays, **_options(path, node, form.kind, gate_fn, activation_fn))
 
 
