@@ -1,5 +1,6 @@
 """The commands for models of all kinds: convert, run, inspect."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -134,3 +135,40 @@ def test_what_train_writes_can_be_inspected_and_run(tmp_path):
     np.save(tmp_path / "ids.npy", np.array([[0, 1], [2, 3], [4, 5]]))
     done("run", path, tmp_path / "ids.npy", "--out", tmp_path / "y.npy")
     assert np.load(tmp_path / "y.npy").shape == (3, 2, 7)
+
+
+def test_the_way_through_all_formats(tmp_path):
+    pytest.importorskip("h5py")
+    pytest.importorskip("onnx")
+    chain = ("a.npz", "b.onnx", "c.weights.h5", "d.npz", "e.safetensors")
+    done("convert", TORCH, tmp_path / chain[0], "--name", "gru")
+    for before, after in itertools.pairwise(chain):
+        assert " differ by 0.0e+00" in done("convert", tmp_path / before, tmp_path / after)
+    x = np.random.default_rng(4).standard_normal((7, 3, 5)).astype("f4")
+    layer, params = pr.interop.torch.load(TORCH, "gru")
+    found = pr.Model.load(tmp_path / chain[-1])
+    assert found.module.batch_first, "as Keras has it"
+    y = found.predict(x.swapaxes(0, 1)).y
+    np.testing.assert_allclose(y.swapaxes(0, 1), layer(params, x)[0], rtol=0, atol=1e-6)
+
+
+def test_a_graph_runs_whole(tmp_path):
+    onnx = pytest.importorskip("polyrnn.interop.onnx")
+    pytest.importorskip("onnx")
+    module = pr.Sequential(embedding=pr.Embedding(13, 3), lstm=pr.LSTM(3, 5), head=pr.Linear(5, 2))
+    params = module.init(seed=0)
+    onnx.save(tmp_path / "m.onnx", module, params, lengths=True, state=True)
+    rng = np.random.default_rng(3)
+    ids, lengths = rng.integers(0, 13, (7, 3)), np.array([7, 2, 5])
+    h, c = (rng.standard_normal((1, 3, 5)).astype("f4") for _ in "hc")
+    np.save(tmp_path / "x.npy", ids)
+    np.save(tmp_path / "l.npy", lengths)
+    np.savez(tmp_path / "s.npz", **{"lstm.h0": h, "lstm.c0": c})
+    command = ("run", tmp_path / "m.onnx", tmp_path / "x.npy", "--out", tmp_path / "y.npy")
+    given = ("--lengths", tmp_path / "l.npy", "--state", tmp_path / "s.npz", "--state-out", tmp_path / "after.npz")
+    done(*command, *given)
+    y, (_, after, _) = module(params, ids, (None, (h, c), None), lengths)
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), y, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(np.load(tmp_path / "after.npz")["lstm.c"], after[1], rtol=0, atol=1e-6)
+    assert "has the inputs x, lengths, lstm.h0, lstm.c0, and given were x" in refused(*command, "--force")
+    assert "LSTM of 5" in done("inspect", tmp_path / "m.onnx")

@@ -52,6 +52,9 @@ def run(
             raise FileExistsError(f"{path} exists; --force overwrites it")
     chosen = open_backend(backend, device)
     form = files.format_of(model, from_, "--from", reading=True)
+    if form == "onnx" and name is None:
+        run_graph(model, chosen, read_array(inputs), lengths, state, out, state_out)
+        return
     found = files.read(model, form, **reading_options(nonlinearity, batch_first))
     one = files.one_model(found, name, str(model))
     one = Model(one.module, chosen.asarray(one.params))
@@ -76,6 +79,40 @@ def run(
         with write_atomically(state_out) as file:
             np.savez(file, **parts)
         print_row("", f"{state_out}: {', '.join(f'{key} {part.shape}' for key, part in parts.items())}", MARGIN)
+
+
+def run_graph(
+    path: Path, backend: Any, x: np.ndarray, lengths: Path | None, state: Path | None, out: Path, state_out: Path | None
+) -> None:
+    """A whole ONNX graph: its first input is x, its first output y, by name those of lengths and of states."""
+    from ..checkpoint import write_atomically
+    from ..interop import npz, onnx
+
+    graph = onnx.load(path)
+    names, outputs = [value.name for value in graph.inputs], [value.name for value in graph.outputs]
+    given: dict[str, Any] = {names[0]: x} if names else {}
+    if lengths is not None:
+        own = next((n for n in names if n.rpartition(".")[2] in ("lengths", "sequence_lens", "seq_lens")), "lengths")
+        given[own] = read_array(lengths).astype("int32")
+    if state is not None:
+        given |= npz.read(state)
+    if given.keys() != set(names):
+        raise ValueError(
+            f"{path}: has the inputs {', '.join(names)}, and given were {', '.join(given)}; a state is an archive with "
+            "the names of its inputs"
+        )
+    start = time.perf_counter()
+    found = backend.to_numpy(graph.run(backend.asarray(given)))
+    seconds = time.perf_counter() - start
+    with write_atomically(out) as file:
+        np.save(file, found[outputs[0]])
+    y = found[outputs[0]]
+    print_row("Written", f"{out}: {outputs[0]} {y.shape} {y.dtype}, in {seconds:.2f} s on {backend.name}", MARGIN)
+    if state_out is not None:
+        rest = {name: found[name] for name in outputs[1:]}
+        with write_atomically(state_out) as file:
+            np.savez(file, **rest)
+        print_row("", f"{state_out}: {', '.join(f'{name} {part.shape}' for name, part in rest.items())}", MARGIN)
 
 
 class Progress:
