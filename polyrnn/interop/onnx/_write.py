@@ -1,10 +1,9 @@
-"""Models of polyrnn as ONNX: what `dump` and `save` of the package do, and how each type of module is written."""
+"""Models of polyrnn as ONNX: what `dump` and `save` of the package do."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
 
@@ -12,19 +11,13 @@ import numpy as np
 
 from ..._door import check_flag, check_params
 from ..._module import Module
-from ..._recurrent import Recurrent
 from ...backends import backend_of
 from ...checkpoint import write_atomically
 from ...model import describe
-from ...modules import Dropout, Embedding, Linear, Sequential
-from ...pooling import Pool
-from .._converted import suffixes
-from . import _write_operator, _write_scan
-from ._write_graph import Array, Graph, apply, astype, concat, equal, expand, permute_dims, reduce, value_info, where
+from ._write_graph import Array, value_info
+from ._write_modules import begin, exchanged, write
 
 OPSET, IR_VERSION = 22, 10
-
-Params = dict[str, np.ndarray]
 
 
 def dump(module: Module, params: dict, *, lengths: bool = False, state: bool = False, scan: bool = False) -> Any:
@@ -41,8 +34,8 @@ def dump(module: Module, params: dict, *, lengths: bool = False, state: bool = F
     state : bool
         Whether it takes the initial states; otherwise they are the learned ones, or zero.
     scan : bool
-        Write each recurrence as a Scan of elementary operators, even where RNN, LSTM or GRU would do: ONNX Runtime
-        then runs float64, and no steps and no sequences, which make its GRU and LSTM end the process.
+        Write each recurrence as a Scan of elementary operators, even where RNN, LSTM or GRU would do: more runtimes
+        have them, and ONNX Runtime runs them in float64.
 
     Returns
     -------
@@ -79,8 +72,14 @@ def dump(module: Module, params: dict, *, lengths: bool = False, state: bool = F
     constants that single precision has not. Dropout does nothing, since a model does not learn.
 
     What stands behind the end of a sequence is read as zero and put out as zero; a sequence of length 0 ends in its
-    initial state. ONNX Runtime 1.32 refuses float64 in RNN, LSTM and GRU. ONNX checks no values: an id that is out of
-    range, or a length greater than T, is for the runtime to find.
+    initial state. ONNX checks no values: an id that is out of range, or a length above T, is for the runtime to find.
+
+    ONNX Runtime 1.32 refuses float64 in RNN, LSTM and GRU. T = 0 and N = 0 are well formed, and it runs N = 0 in a
+    Scan, but not T = 0, and its GRU and LSTM end the whole process for either.
+
+    Weights are initializers, whose names have the member's in front: of RNN, LSTM and GRU "W_l0", "R_l0", "B_l0" and
+    "P_l0", in ONNX' layout and order of gates, both directions in one; all others have polyrnn's names and layout. The
+    nodes RNN, LSTM and GRU are called "l0", "l1", ...
 
     Examples
     --------
@@ -99,18 +98,19 @@ def dump(module: Module, params: dict, *, lengths: bool = False, state: bool = F
         raise TypeError(f"module is {module!r}; expected a module of polyrnn's, such as polyrnn.LSTM(3, 5)")
     if module.ensemble:
         raise ValueError(
-            f"ensemble={module.ensemble}: a model is one network; write each member for itself, with its own parameters "
-            "and ensemble=0"
+            f"ensemble={module.ensemble}: a model is one network; write each member for itself, with its own "
+            "parameters and ensemble=0"
         )
     helper = _library()
     dtype = np.dtype(check_params(params, module.shapes(), type(module).__name__) or "float32")
-    held = {name: np.asarray(array) for name, array in backend_of(params, "params").to_numpy(params).items()}
-    w = _begin(Graph(), module, held, bool(lengths), bool(state), bool(scan), dtype)
-    y = _write(w, module, held, w.x, "")
+    held = backend_of(params, "params").to_numpy(params) if params else {}
+    held = {name: np.asarray(array) for name, array in held.items()}
+    w = begin(module, dtype, bool(lengths), bool(state), bool(scan))
+    y = write(w, module, held, w.x, "")
     if state and not w.outputs:
         raise ValueError(f"state=True: {type(module).__name__} has no recurrent layer")
     if module.batch_first and not module.pools:
-        y = _exchanged(y)
+        y = exchanged(y)
     outputs = {"y": y} | w.outputs
     for name, array in outputs.items():
         w.graph.nodes.append(helper.make_node("Identity", [array.name], [name], name))
@@ -124,10 +124,8 @@ def dump(module: Module, params: dict, *, lengths: bool = False, state: bool = F
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="polyrnn"
     )
-    try:
+    with contextlib.suppress(TypeError):  # of somebody's own; the description is for information alone
         helper.set_model_props(model, {"polyrnn": json.dumps(describe(module))})
-    except TypeError:  # of somebody's own; the description is for information alone
-        pass
     return model
 
 
@@ -169,168 +167,6 @@ def save(
     content = dump(module, params, lengths=lengths, state=state, scan=scan).SerializeToString(deterministic=True)
     with write_atomically(path) as file:
         file.write(content)
-
-
-# ---- one function a type of module -------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Writer:
-    """What the functions share: the graph, the options, and what has been declared."""
-
-    graph: Graph
-    state: bool
-    scan: bool
-    x: Array  # the input, time first, and zero where not valid
-    lengths: Array | None = None
-    valid: Array | None = None  # (T, N); None behind a Pool, too
-    inputs: list[Array] = field(default_factory=list)
-    outputs: dict[str, Array] = field(default_factory=dict)  # the final states
-
-
-def _embedding(w: _Writer, module: Embedding, params: Params, ids: Array, scope: str) -> Array:
-    weight = w.graph.initializer(f"{scope}weight", params["weight"])
-    shape = (*ids.shape, module.embedding_dim)
-    return _clean(w, apply("Gather", weight, ids, shape=shape, axis=0))
-
-
-def _linear(w: _Writer, module: Linear, params: Params, x: Array, scope: str) -> Array:
-    _check_size(x, module.in_features, module, scope)
-    y = x @ w.graph.initializer(f"{scope}weight", params["weight"]).mT
-    return _clean(w, y + w.graph.initializer(f"{scope}bias", params["bias"])) if module.bias else y
-
-
-def _dropout(w: _Writer, module: Dropout, params: Params, x: Array, scope: str) -> Array:
-    return x
-
-
-def _pool(w: _Writer, module: Pool, params: Params, x: Array, scope: str) -> Array:
-    """Of no steps each is zero."""
-    steps, valid, lengths = _steps(x), w.valid, w.lengths
-    w.valid = None
-    count = astype(steps if lengths is None else lengths[:, None], x.dtype)  # (1,), or (N, 1)
-    if module.how == "max":
-        x = x if valid is None else where(valid[..., None], x, -np.inf)
-        return where(count > 0, reduce("ReduceMax", x, 0), 0.0)
-    if module.how == "last":
-        number = _range(x)[:, None] + 1
-        last = equal(number, steps if lengths is None else astype(lengths, "int64")[None, :])
-        return reduce("ReduceSum", where(last[..., None], x, 0.0), 0)
-    return reduce("ReduceSum", x, 0) / where(count > 0, count, 1.0)
-
-
-def _recurrent(w: _Writer, layer: Recurrent, params: Params, x: Array, scope: str) -> Array:
-    _check_size(x, layer.input_size, layer, scope)
-    options = None if w.scan else _write_operator.attributes(layer, x.dtype)
-    starts, D = _starts(w, layer, params, x, scope), 2 if layer.bidirectional else 1
-    ends: list[list[Array]] = []
-    for k in range(layer.num_layers):
-        own = [start if start is None or layer.num_layers == 1 else start[k * D : (k + 1) * D] for start in starts]
-        if options is None:
-            x, found = _write_scan.layer_of(layer, params, k, x, own, w.valid)
-        else:
-            x, found = _write_operator.layer_of(layer, options, params, k, x, own, w.lengths)
-        ends.append(found)
-    for name, parts in zip(layer.cell.states, zip(*ends, strict=True), strict=True):
-        w.outputs[f"{scope}{name}"] = concat(parts, 0)
-    return x
-
-
-def _sequential(w: _Writer, module: Sequential, params: Params, x: Array, scope: str) -> Array:
-    for name, member in module.members:
-        own = {key: params[f"{name}.{key}"] for key in member.shapes()}
-        x = _write(w, member, own, x, f"{scope}{name}.")
-    return x
-
-
-WRITERS: dict[type[Module], Callable[..., Array]] = {
-    Embedding: _embedding,
-    Linear: _linear,
-    Dropout: _dropout,
-    Pool: _pool,
-    Sequential: _sequential,
-}
-
-
-def _write(w: _Writer, module: Module, params: Params, x: Array, scope: str) -> Array:
-    """The module's output; what it adds has names that begin with `scope`."""
-    of = _recurrent if isinstance(module, Recurrent) else WRITERS.get(type(module))
-    if of is None:
-        raise TypeError(f"{scope}: {module!r} has no form in ONNX; expected modules of polyrnn's own")
-    before, w.graph.scope = w.graph.scope, scope
-    y = of(w, module, params, x, scope)
-    w.graph.scope = before
-    return y
-
-
-# ---- what they are made of ---------------------------------------------------------------------------------------------
-
-
-def _begin(graph: Graph, module: Module, params: Params, lengths: bool, state: bool, scan: bool, dtype: Any) -> _Writer:
-    """The inputs x and lengths, and x as the modules take it."""
-    first = next((leaf for leaf in _leaves(module) if not isinstance(leaf, (Dropout, Pool))), None)
-    ids = isinstance(first, Embedding)
-    size = getattr(first, "in_features", getattr(first, "input_size", "F"))
-    leading = ("N", "T") if module.batch_first else ("T", "N")
-    given = x = Array(graph, "x", leading if ids else (*leading, size), "int64" if ids else dtype)
-    x = _exchanged(x) if module.batch_first else x
-    w = _Writer(graph, state, scan, x, inputs=[given])
-    if lengths:
-        w.lengths = Array(graph, "lengths", ("N",), "int32")
-        w.inputs.append(w.lengths)
-        w.valid = _range(x)[:, None] < astype(w.lengths, "int64")[None, :]
-        w.x = _clean(w, x)
-    return w
-
-
-def _leaves(module: Module) -> list[Module]:
-    members = [member for _, member in module.members] if isinstance(module, Sequential) else None
-    return [module] if members is None else [leaf for member in members for leaf in _leaves(member)]
-
-
-def _starts(w: _Writer, layer: Recurrent, params: Params, x: Array, scope: str) -> list[Array | None]:
-    """The initial states (L*D, N, H): inputs, learned, or None for zero."""
-    found: list[Array | None] = []
-    for name, size in zip(layer.cell.states, layer.cell.state_sizes(layer.hidden_size), strict=True):
-        start = None
-        if w.state:
-            start = Array(w.graph, f"{scope}{name}0", (len(suffixes(layer)), "N", size), x.dtype)
-            w.inputs.append(start)
-        elif layer.learned_state:
-            learned = np.stack([params[f"state_{name}{suffix}"] for suffix in suffixes(layer)])
-            start = expand(x, learned[:, None, :], f"{scope}state_{name}")
-        found.append(start)
-    return found
-
-
-def _clean(w: _Writer, x: Array) -> Array:
-    """Zero where not valid."""
-    if w.valid is None:
-        return x
-    return where(w.valid if x.ndim == 2 else w.valid[..., None], x, 0)
-
-
-def _steps(x: Array) -> Array:
-    """T of x (T, N, ...), as (1,)."""
-    return apply("Shape", x, shape=(1,), dtype="int64", start=0, end=1)
-
-
-def _range(x: Array) -> Array:
-    """0 ... T-1."""
-    first, step = x.graph.constant(0, "int64"), x.graph.constant(1, "int64")
-    return apply("Range", first, _steps(x)[0], step, shape=("T",))
-
-
-def _exchanged(x: Array) -> Array:
-    """(N, T, ...) as (T, N, ...), and back."""
-    return permute_dims(x, (1, 0, *range(2, x.ndim)))
-
-
-def _check_size(x: Array, size: int, module: Module, scope: str) -> None:
-    if x.shape[-1] != size:
-        raise ValueError(
-            f"{scope}{type(module).__name__} takes {size} features; what stands before it gives {x.shape[-1]}"
-        )
 
 
 def _tensor(name: str, array: np.ndarray) -> Any:

@@ -28,6 +28,7 @@ class Graph:
         self.root: Graph = self if outer is None else outer.root
         self.scope = ""  # of the root: what the names of new nodes begin with
         self.initializers: dict[str, np.ndarray] = {}  # of the root
+        self.constants: dict[str, Array] = {}  # of the root, by name
         self.counts: Counter[str] = Counter()  # of the root: how many nodes have a name already
 
     def initializer(self, name: str, array: np.ndarray) -> Array:
@@ -36,17 +37,29 @@ class Graph:
         return Array(self.root, name, array.shape, array.dtype)
 
     def constant(self, value: Any, dtype: Any) -> Array:
-        """A number or numbers, held once however often they are used."""
-        array = np.asarray(value, dtype=dtype)
-        return self.initializer(f"{array.dtype}:{array.tolist()}", array)
+        """A number or numbers, there once however often they are used; no parameter, so no initializer."""
+        from onnx import helper, numpy_helper
 
-    def node(self, kind: str, inputs: Sequence[Array | None], outputs: Sequence[tuple], **attributes: Any) -> list:
-        """Add a node -> its outputs, of these shapes and dtypes; an input that is None is absent."""
+        array = np.asarray(value, dtype=dtype)
+        name = f"{array.dtype}:{array.tolist()}"
+        if name not in self.root.constants:
+            node = helper.make_node("Constant", [], [name], name, value=numpy_helper.from_array(array))
+            self.root.nodes.append(node)
+            self.root.constants[name] = Array(self.root, name, array.shape, array.dtype)
+        return self.root.constants[name]
+
+    def node(
+        self, kind: str, inputs: Sequence[Array | None], outputs: Sequence[tuple], label: str = "", **attributes: Any
+    ) -> list[Array]:
+        """Add a node -> its outputs, of these shapes and dtypes; an input that is None is absent.
+
+        Without a label it is called by its kind and a number; in front stands the scope.
+        """
         from onnx import helper
 
-        name = f"{self.root.scope}{kind}"
+        name = f"{self.root.scope}{label or kind}"
         self.root.counts[name] += 1
-        name = f"{name}_{self.root.counts[name]}"
+        name = name if label else f"{name}_{self.root.counts[name]}"
         names = [name] if len(outputs) == 1 else [f"{name}.{k}" for k in range(len(outputs))]
         given = ["" if array is None else array.name for array in inputs]
         while given and not given[-1]:
@@ -200,12 +213,11 @@ def astype(a: Array, dtype: Any, copy: bool = True) -> Array:
     return apply("Cast", a, shape=a.shape, dtype=dtype, to=helper.np_dtype_to_tensor_dtype(dtype))
 
 
-def expand(x: Array, array: np.ndarray, name: str) -> Array:
-    """An array (..., 1, H) that the file holds, with N of x (T, N, ...) in place of the 1."""
+def expand(held: Array, x: Array, size: int) -> Array:
+    """A number, or an array (..., 1, size), as (..., N, size), with N of x (T, N, ...)."""
     batch = apply("Shape", x, shape=(1,), dtype="int64", start=1, end=2)
-    held = x.graph.initializer(name, array)
-    target = concat([batch, x.graph.constant([1], "int64")], 0)
-    return apply("Expand", held, target, shape=(*array.shape[:-2], "N", array.shape[-1]))
+    target = concat([batch, x.graph.constant([size], "int64")], 0)
+    return apply("Expand", held, target, shape=(*held.shape[:-2], "N", size))
 
 
 def value_info(array: Array) -> Any:
@@ -219,7 +231,10 @@ class _Namespace:
     """What cells use of the standard, to write a step; backward they are not run here."""
 
     float32 = np.dtype("float32")
-    where, concat, astype, permute_dims = map(staticmethod, (where, concat, astype, permute_dims))
+    where = staticmethod(where)
+    concat = staticmethod(concat)
+    astype = staticmethod(astype)
+    permute_dims = staticmethod(permute_dims)
 
     def __getattr__(self, name: str) -> Any:
         raise ValueError(f"the cell uses xp.{name}, which cannot be written as ONNX here")

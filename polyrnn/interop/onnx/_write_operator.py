@@ -9,7 +9,7 @@ import numpy as np
 
 from ..._recurrent import Recurrent
 from ...activations import ACTIVATIONS, Activation, activation
-from ...layers import GRU, LSTM, RNN
+from ...layers import LSTM, RNN
 from .._converted import KINDS, OURS, kind_of, of_recurrence, reorder, suffixes
 from ._write_graph import Array, permute_dims, reshape, where
 
@@ -68,7 +68,7 @@ def layer_of(
     inputs = [x, held["W"], held["R"], held.get("B"), lengths, *starts, held.get("P")]
     steps, batch, _ = x.shape
     forms = [((steps, D, batch, H), x.dtype)] + [((D, batch, H), x.dtype)] * len(starts)
-    y, *ends = graph.node(kind.upper(), inputs, forms, **options)
+    y, *ends = graph.node(kind.upper(), inputs, forms, f"l{k}", **options)
     if lengths is not None:  # ONNX Runtime's final state of no steps is zero
         runs = (lengths > 0)[None, :, None]
         ends = [end if start is None else where(runs, end, start) for end, start in zip(ends, starts, strict=True)]
@@ -83,7 +83,8 @@ def _weights(layer: Recurrent, kind: str, own: Mapping[str, np.ndarray]) -> dict
     """
     blocks = {"W": [own["weight_ih"]], "R": [own["weight_hh"]]}
     blocks |= {"B": [own["bias_ih"], own["bias_hh"]]} if layer.bias else {}
-    if getattr(layer, "coupled", False):
+    coupled = getattr(layer, "coupled", False)
+    if coupled:
         blocks = {name: [_with_input_gate(block, 3) for block in found] for name, found in blocks.items()}
     found = {
         name: np.concatenate([reorder(block, OURS[kind], ORDERS[kind]) for block in parts])
@@ -91,7 +92,7 @@ def _weights(layer: Recurrent, kind: str, own: Mapping[str, np.ndarray]) -> dict
     }
     if "weight_peephole" not in own:
         return found
-    peephole = _with_input_gate(own["weight_peephole"], 2) if layer.coupled else own["weight_peephole"]
+    peephole = _with_input_gate(own["weight_peephole"], 2) if coupled else own["weight_peephole"]
     return found | {"P": reorder(peephole, *PEEPHOLES)}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -37,8 +36,8 @@ def layer_of(
             if not name.startswith("state_")
         }
         begin = [
-            expand(x, np.zeros((1, size), x.dtype), f"{scope}zero_{name}") if start is None else start[d]
-            for name, start, size in zip(layer.cell.states, starts, sizes, strict=True)
+            expand(graph.constant(0.0, x.dtype), x, size) if start is None else start[d]
+            for start, size in zip(starts, sizes, strict=True)
         ]
         graph.root.scope = f"{scope}{suffix[1:]}."
         found.append(_recurrence(layer, own, x, begin, valid, suffix.endswith("_reverse")))
