@@ -6,6 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import subjects
 
 import polyrnn as pr
 from polyrnn import checkpoint
@@ -99,6 +100,31 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
         pr.Model.load(path)
     with pytest.raises(ValueError, match="the entry 'model'"):
         pr.Model(lstm, lstm.init(seed=0), {"model": 1}).save(path)
+
+
+subject = subjects.without_kernels
+
+
+def test_a_model_runs_on_every_backend(subject, tmp_path):
+    """Written from its arrays, read back, run in batches; what comes out is on the host."""
+    module = pr.Sequential(lstm=pr.LSTM(3, 5), head=pr.Linear(5, 2))
+    params = module.init(seed=1, dtype="float64")
+    pr.Model(module, {name: subject.array(a, "float64") for name, a in params.items()}).save(tmp_path / "m")
+    again = pr.Model.load(tmp_path / "m", backend="numpy")
+    x = np.random.default_rng(2).standard_normal((7, 4, 3))
+    there = pr.Model(module, {name: subject.array(a, "float64") for name, a in again.params.items()})
+    y, state = there.predict(x, batch_size=3)
+    assert type(y) is np.ndarray and type(state[0][0]) is np.ndarray
+    np.testing.assert_allclose(y, module(params, x)[0], rtol=0, atol=1e-13)
+
+
+def test_memory_comes_to_the_backend_of_its_device(subject):
+    x = subject.array(np.arange(6.0).reshape(2, 3), "float64")
+    if not hasattr(x, "__dlpack__"):
+        pytest.skip("no DLPack")
+    taken = dlpack.from_dlpack({"x": x})["x"]
+    assert pr.backend_of(taken).name == ("cupy" if subject.name == "cupy" else "numpy")
+    np.testing.assert_array_equal(pr.backend_of(taken).to_numpy(taken), np.arange(6.0).reshape(2, 3))
 
 
 # ---- predictions ------------------------------------------------------------------------------------------------
