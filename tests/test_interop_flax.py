@@ -15,7 +15,6 @@ from polyrnn.interop import flax
 with safe_open(Path(__file__).parent / "stored" / "flax.safetensors", "np") as file:
     STORED = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     CASES: dict[str, dict[str, str]] = json.loads(file.metadata()["about"])["cases"]
-NAMES = {"soft_sign": "softsign", "hard_sigmoid": ("hard_sigmoid", 1 / 6, 0.5)}  # of JAX' functions that differ here
 NEAR = {"rtol": 0, "atol": 1e-6}  # the largest error measured is 3.3e-7, of numbers up to 2.5
 LAYERS = {"LSTMCell": pr.LSTM, "OptimizedLSTMCell": pr.LSTM, "GRUCell": pr.GRU, "SimpleCell": pr.RNN}
 I, H = 5, 11
@@ -36,7 +35,8 @@ def tree_of(case: str) -> dict[str, Any]:
 
 
 def functions_of(case: str) -> dict[str, Any]:
-    return {key: NAMES.get(name, name) for key, name in CASES.get(case, {}).items()}
+    """What a live cell with these functions of JAX' would be taken for."""
+    return {key: flax._FUNCTIONS[name] for key, name in CASES.get(case, {}).items()}
 
 
 def same(one: Any, other: Any) -> bool:
