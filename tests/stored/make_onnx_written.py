@@ -60,7 +60,10 @@ CASES: dict[str, tuple[pr.Module, dict[str, bool]]] = {
         ),
         BOTH,
     ),
-    "classifier/mean": (pr.Sequential(pr.Linear(2, 5), pr.RNN(5, 7), pr.Pool("mean"), pr.Linear(7, 3)), {}),
+    "classifier/mean": (pr.Sequential(pr.Linear(2, 5), pr.RNN(5, 7), pr.Pool("mean"), pr.Linear(7, 3)), LENGTHS),
+    "pool/last": (pr.Sequential(pr.RNN(2, 7), pr.Pool("last")), {}),
+    "pool/max": (pr.Sequential(pr.RNN(2, 7), pr.Pool("max")), {}),
+    "pool/mean": (pr.Sequential(pr.RNN(2, 7), pr.Pool("mean")), {}),
     "tagger": (
         pr.Sequential(
             encoder=pr.Sequential(table=pr.Embedding(11, 5), gru=pr.GRU(5, 3, batch_first=True, bidirectional=True)),
