@@ -17,6 +17,7 @@ name "". Kernels are (inputs, outputs), y = x W, and gate blocks stand in polyrn
 Where Flax has one bias, it becomes bias_ih, and bias_hh is zero; on the way out the two are added. Flax' carry of an
 LSTM is (c, h), polyrnn's state (h, c). A tree does not tell a cell's functions, nor whether a SimpleCell is `residual`:
 the first are taken for Flax' defaults unless the call names others, the second for False. A live nnx module tells both.
+Arrays of bfloat16, which NumPy has not, become float32, exactly.
 """
 
 from __future__ import annotations
@@ -256,7 +257,7 @@ _FORMS = {
 }
 _USUAL = {"lstm": "OptimizedLSTMCell", "gru": "GRUCell", "rnn": "SimpleCell"}
 
-# JAX' functions of live cells, by their names there.
+# Of jax.nn's functions, which live cells hold, polyrnn's names.
 _FUNCTIONS: dict[str, str | tuple] = {name: name for name in ("sigmoid", "tanh", "relu", "elu", "softplus")}
 _FUNCTIONS |= {"leaky_relu": "leaky_relu", "soft_sign": "softsign", "hard_sigmoid": ("hard_sigmoid", 1 / 6, 0.5)}
 
@@ -511,11 +512,12 @@ def _options(
     for (name, spec), default in zip(given.items(), ("sigmoid", "tanh"), strict=True):
         function = live.get(name)
         if spec is None and function is not None:
-            known = str(getattr(function, "__module__", "")).partition(".")[0] == "jax"
-            spec = _FUNCTIONS.get(getattr(function, "__name__", "")) if known else None
+            import jax  # there, since the function is Flax' or one of JAX'
+
+            spec = next((ours for theirs, ours in _FUNCTIONS.items() if function is getattr(jax.nn, theirs)), None)
             if spec is None:
                 raise ValueError(
-                    f"{at(path, name)} is {function!r}; expected one of {', '.join(_FUNCTIONS)} of JAX, or "
+                    f"{at(path, name)} is {function!r}; expected one of {', '.join(_FUNCTIONS)} of jax.nn, or "
                     f"{name}= in the call"
                 )
         given[name] = default if spec is None else spec
