@@ -855,11 +855,11 @@ def test_a_nest_of_graphs():
         return bytes([number * 8 + 2]) + length + bytes([size]) + content
 
     for depth in (3, 50, 10_000):
-        graph = piece(12, piece(1, b"y"))
+        graph = output = piece(12, helper.make_tensor_value_info("y", TensorProto.FLOAT, [1]).SerializeToString())
         for _ in range(depth):
             attribute = piece(1, b"then_branch") + bytes([20 * 8 % 128 + 128, 1, AttributeProto.GRAPH])
-            node = piece(1, b"x") + piece(2, b"y") + piece(4, b"If") + piece(5, attribute + piece(6, graph))
-            graph = piece(1, node) + piece(12, piece(1, b"y"))
+            node = piece(2, b"y") + piece(4, b"If") + piece(5, attribute + piece(6, graph))
+            graph = piece(1, node) + output
         with pytest.raises(ValueError, match=r"damaged|graphs, sparse tensors"):
             onnx.load(bytes([8, 10]) + piece(7, graph) + piece(8, bytes([16, 20])))
 
