@@ -1,8 +1,8 @@
 """Recurrent layers of Keras 3: out of .keras and .weights.h5 files and live models, and into them.
 
 LSTM, GRU with `reset_after` True or False, SimpleRNN, RNN of their cells (stacked ones too, as one layer of several
-`num_layers`), and Bidirectional of each with merge_mode "concat"; Keras need not be installed, files need h5py. Only
-Keras 3: the older .h5 files are refused, and can be loaded there and saved again.
+`num_layers`), and Bidirectional of each with merge_mode "concat". Keras need not be installed; h5py only to
+write files. Only Keras 3: the older .h5 files are refused, and can be loaded there and saved again.
 
 - Keras' kernel (I, G*H) and recurrent_kernel (H, G*H) are transposed; its gate blocks are i f c o in an LSTM, which is
   polyrnn's order, and z r h in a GRU, where polyrnn has r z n.
@@ -71,8 +71,6 @@ def find(
         If there is no such file, or it cannot be read.
     TypeError
         If the source is something else.
-    ModuleNotFoundError
-        If a file is given and h5py is missing.
 
     Examples
     --------
@@ -117,7 +115,7 @@ def load(
 
     Raises
     ------
-    ValueError, OSError, TypeError, ModuleNotFoundError
+    ValueError, OSError, TypeError
         As for `find`; ValueError too if there is no layer of that name.
 
     Examples

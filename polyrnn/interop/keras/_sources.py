@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ._convert import CLASSES, Found
-from ._files import Array, opened
+from ._files import opened
+from ._hdf5 import Array
 
 _RECURRENT = {*CLASSES, "RNN", "Bidirectional"}
 _DEPTH = 64  # of models within models
@@ -23,9 +24,9 @@ _CELL = re.compile(r"(.+)/cell(?:/cells/([^/]+))?/vars/(\d{1,3})")
 def found_in(source: Any) -> Iterator[tuple[str, dict[str, Found]]]:
     """What the source is called, and its recurrent layers, readable inside the block."""
     if isinstance(source, str | os.PathLike):
-        with opened(source) as stored:
+        with opened(source) as (file, config):
             where = os.fspath(source)
-            yield where, _in_file(stored.arrays, stored.names, stored.config, where)
+            yield where, _in_file(file.arrays, file.names, config, where)
     elif isinstance(source, Mapping | Sequence):
         yield "source", _in_arrays(source)
     elif hasattr(source, "get_config") and hasattr(source, "name"):
@@ -100,7 +101,7 @@ def _reader(numbered: Mapping[int, Array], where: str) -> Callable[[], list[Arra
 def _is_recurrent(cells: Mapping[str, Mapping[str, Mapping[int, Array]]]) -> bool:
     """Whether a layer of unknown class multiplies by matrices; a convolution does not."""
     first = [cell.get(0) for way in cells.values() for cell in way.values()]
-    return bool(first) and all(a is None or len(a.dataset.shape or ()) == 2 for a in first)
+    return bool(first) and all(a is None or len(a.shape) == 2 for a in first)
 
 
 def _named(path: str, names: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -15,7 +16,6 @@ from ...activations import activation
 from ...layers import GRU
 from .._converted import OURS, checked, kind_of, of_recurrence, refuse, reorder, suffixes
 from ._convert import ACTIVATIONS, CLASSES, LAYERS, THEIRS
-from ._files import h5py
 from ._sources import snake_case, unique
 
 
@@ -98,6 +98,14 @@ def save(path: str | os.PathLike[str], layer: Any, params: Any) -> None:
     Path(where).write_bytes(weights)
 
 
+def _h5py() -> Any:
+    try:
+        return importlib.import_module("h5py")
+    except ModuleNotFoundError as error:
+        text = "Keras' files are HDF5, and to write one needs h5py: python -m pip install 'polyrnn[keras]'"
+        raise ModuleNotFoundError(text, name="h5py") from error
+
+
 def _direction(entry: dict[str, Any], bidirectional: bool) -> dict[str, Any]:
     if not bidirectional:
         return entry
@@ -111,7 +119,7 @@ def _direction(entry: dict[str, Any], bidirectional: bool) -> dict[str, Any]:
 def _weights(layers: dict[str, list[np.ndarray]], bidirectional: bool) -> bytes:
     """The HDF5 file: layers/lstm/cell/vars/0, or layers/bidirectional/forward_layer/cell/vars/0, ..."""
     file = io.BytesIO()
-    with h5py().File(file, "w") as h5:
+    with _h5py().File(file, "w") as h5:
         h5.create_group("vars").attrs["name"] = "sequential"
         for name, arrays in layers.items():
             h5.create_group(f"layers/{name}/vars").attrs["name"] = name
