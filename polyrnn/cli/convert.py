@@ -105,6 +105,7 @@ def difference(ours: Any, theirs: Any) -> float:
 def as_onnx(model: Any, target: Path) -> str:
     """The same of a graph, which is read back and run here, and by ONNX Runtime where that is installed."""
     from ..interop import onnx
+    from ..interop.onnx._elsewhere import elsewhere
 
     x = example(model, np.random.default_rng(0))
     y = model.predict(x).y
@@ -115,15 +116,13 @@ def as_onnx(model: Any, target: Path) -> str:
     else:
         words = f"read back, the outputs differ by {np.max(np.abs(back - y)):.1e}"
     try:
-        import onnxruntime
-    except ImportError:
+        there = elsewhere(target, {"x": x})
+    except ValueError as error:
+        return f"{words}; {error}"
+    if there is None:
         return f"{words}; onnxruntime, which is not installed, was not asked"
-    try:
-        session = onnxruntime.InferenceSession(target, providers=["CPUExecutionProvider"])
-        (found, *_) = session.run(["y"], {"x": x})
-    except Exception as error:  # its own, without a common class; it takes no recurrent operators in float64
-        return f"{words}; ONNX Runtime {onnxruntime.__version__} refused it: {' '.join(str(error).split())[:200]}"
-    return f"{words}, those of ONNX Runtime {onnxruntime.__version__} by {np.max(np.abs(found - y)):.1e}"
+    version, found = there
+    return f"{words}, those of ONNX Runtime {version} by {np.max(np.abs(found['y'] - y)):.1e}"
 
 
 def example(model: Any, rng: np.random.Generator) -> np.ndarray:

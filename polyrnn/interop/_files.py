@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Callable
 from os import PathLike, fspath
 from typing import Any, NamedTuple
 
@@ -85,12 +86,8 @@ def one_model(found: Model | dict[str, Converted], name: str | None, where: str)
 
 def write(path: str | PathLike[str], form: str, model: Model) -> None:
     """Write a model; ValueError says what the format cannot represent."""
-    if form == "polyrnn":
-        model.save(path)
-        return
-    module: Any = importlib.import_module(f".{FORMATS[form].module}", __package__)
-    if form == "torch":
-        _write_torch(path, module, model)
+    if form in _WRITERS:
+        _WRITERS[form](path, model)
         return
     if not FORMATS[form].whole:
         named = members(model)
@@ -99,12 +96,15 @@ def write(path: str | PathLike[str], form: str, model: Model) -> None:
                 f"{form} takes one recurrent layer, and this is a {type(model.module).__name__} with "
                 f"{', '.join(map(repr, named)) or 'none'}; name one"
             )
+    module: Any = importlib.import_module(f".{FORMATS[form].module}", __package__)
     module.save(path, model.module, model.params)
 
 
-def _write_torch(path: str | PathLike[str], torch: Any, model: Model) -> None:
+def _write_torch(path: str | PathLike[str], model: Model) -> None:
     """A state dict: the names of a Sequential's parameters are those of torch.nn.Sequential's."""
     from safetensors.numpy import save as serialise
+
+    from . import torch
 
     for name, (layer, params) in members(model).items():
         torch.dump(layer, params, name)  # refuses what PyTorch has not
@@ -113,6 +113,13 @@ def _write_torch(path: str | PathLike[str], torch: Any, model: Model) -> None:
     content = serialise({name: np.ascontiguousarray(array) for name, array in host.items()})
     with write_atomically(path) as file:
         file.write(content)
+
+
+# Where whole models are written otherwise than layers.
+_WRITERS: dict[str, Callable[[Any, Model], None]] = {
+    "polyrnn": lambda path, model: model.save(path),
+    "torch": _write_torch,
+}
 
 
 def _check_ensembles(module: Module) -> None:

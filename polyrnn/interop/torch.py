@@ -203,7 +203,7 @@ def _array(tensor: Any) -> np.ndarray:
         return tensor
     if hasattr(tensor, "detach"):
         tensor = tensor.detach().cpu()
-        return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+        return (tensor.float() if str(tensor.dtype).endswith("bfloat16") else tensor).numpy()
     return np.asarray(tensor)
 
 
