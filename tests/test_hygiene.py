@@ -78,6 +78,7 @@ LIBRARIES = {
     "numba",
     "keras",
     "flax",
+    "equinox",
     "onnx",
     "onnxruntime",
     "tensorflow",

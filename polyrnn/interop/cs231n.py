@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ._converted import OURS, Converted, kind_of, only, refuse, reorder
-from .flax import array, at, children, each, holding, join, one
+from ._tree import array, at, children, each, holding, join, one
 
 __all__ = ["dump", "find", "join", "load"]
 

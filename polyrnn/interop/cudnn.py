@@ -24,7 +24,7 @@ import numpy as np
 from .._recurrent import Recurrent
 from ..layers import LSTM
 from ._converted import KINDS, OURS, Converted, checked, kind_of, only, refuse, suffixes
-from .flax import array, children, exactly, one_dtype
+from ._tree import array, children, exactly, one_dtype
 
 __all__ = ["dump", "dump_flat", "find", "load", "load_flat"]
 

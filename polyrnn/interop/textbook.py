@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import _textbook
 from ._converted import Converted, kind_of, only, refuse
-from .flax import array, at, children, each, exactly, holding, join, one, one_dtype
+from ._tree import array, at, children, each, exactly, holding, join, one, one_dtype
 
 __all__ = ["dump", "find", "join", "load"]
 

@@ -75,7 +75,7 @@ def dump(module: Module, params: dict, *, lengths: bool = False, state: bool = F
     initial state. ONNX checks no values: an id that is out of range, or a length above T, is for the runtime to find.
 
     ONNX Runtime 1.32 refuses float64 in RNN, LSTM and GRU. T = 0 and N = 0 are well formed, and it runs N = 0 in a
-    Scan, but not T = 0, and its GRU and LSTM end the whole process for either.
+    Scan, but not T = 0; its GRU ends the whole process for either, its LSTM for N = 0.
 
     Weights are initializers, whose names have the member's in front: of RNN, LSTM and GRU "W_l0", "R_l0", "B_l0" and
     "P_l0", in ONNX' layout and order of gates, both directions in one; all others have polyrnn's names and layout. The
