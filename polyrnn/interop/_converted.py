@@ -36,6 +36,11 @@ class Converted(NamedTuple):
     layer: Recurrent
     params: dict[str, np.ndarray]
 
+    def __repr__(self) -> str:
+        """With the number of parameters in the place of all their numbers."""
+        count = sum(int(np.prod(array.shape)) for array in self.params.values())
+        return f"Converted(layer={self.layer!r}, params=<{len(self.params)} arrays, {count:,} numbers>)"
+
 
 def kind_of(layer: Any) -> str:
     """Of a layer: "rnn", "lstm" or "gru"; TypeError for anything else."""
