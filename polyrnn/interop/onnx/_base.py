@@ -23,12 +23,27 @@ Attributes = Mapping[str, tuple[str, Any]]
 
 @dataclass(frozen=True)
 class At:
-    """Where an operator runs: a backend, its namespace, the node's attributes as items, the count of its outputs."""
+    """Where an operator runs: a backend, its namespace, the node's attributes as items, the count of its outputs.
+
+    `memo` is the node's own, for what it makes of inputs that never change; None where they may.
+    """
 
     backend: Backend
     xp: Any
     attributes: dict[str, Any]
     count: int = 1
+    memo: dict | None = None
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` makes, if there is a memo only once; under a trace nothing is kept."""
+        if self.memo is None:
+            return make()
+        found = self.memo.get(key)
+        if found is None:
+            found = make()
+            if self.backend.is_concrete(found):
+                self.memo[key] = found
+        return found
 
     def __getitem__(self, name: str) -> Any:
         return self.attributes[name]
@@ -52,6 +67,8 @@ class Operator(NamedTuple):
         The opset.
     host : tuple of int
         The inputs that tell shapes and the like: NumPy arrays, wherever the others are.
+    once : tuple of int
+        The inputs on which depends what is kept in `at.memo`.
     forward : callable, optional
         As `run`, and a residual for `back`.
     check : callable, optional
@@ -66,6 +83,7 @@ class Operator(NamedTuple):
     outputs: tuple[int, int] = (1, 1)
     since: int = 1
     host: tuple[int, ...] = ()
+    once: tuple[int, ...] = ()
     forward: Callable[..., Any] | None = None
     check: Callable[[dict[str, Any], tuple[str, ...], dict[int, numpy.ndarray | None]], None] | None = None
 

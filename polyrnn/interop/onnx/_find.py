@@ -9,11 +9,9 @@ import numpy as np
 from .._converted import Converted
 from ._model import Model, Node, Value
 from ._read import read
-from ._recurrent import RECURRENT, converted
+from ._recurrent import RECURRENT, WEIGHTS, converted
 from ._run import Graph
 from ._table import constant, step_of, what_of
-
-WEIGHTS = (1, 2, 3, 7)  # W, R, B, P
 
 
 def find(source: Any) -> dict[str, Converted]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -24,7 +25,7 @@ def _joined_back(at: At, _: Any, inputs: tuple, outputs: tuple, gradients: tuple
 
 
 def _cut(array: Any, axis: int, sizes: list[int]) -> list[Any]:
-    starts = [sum(sizes[:k]) for k in range(len(sizes))]
+    starts = itertools.accumulate(sizes[:-1], initial=0)
     return [
         array[(*[slice(None)] * axis, slice(start, start + size), ...)]
         for start, size in zip(starts, sizes, strict=True)

@@ -31,6 +31,7 @@ from ._base import At, Attributes, Operator
 THEIRS = {"rnn": "h", "lstm": "iofg", "gru": "zrn"}
 DEFAULTS = {"rnn": ("tanh",), "lstm": ("sigmoid", "tanh", "tanh"), "gru": ("sigmoid", "tanh")}
 PLACES = {"rnn": (0,), "lstm": (0, 0, 1, 0, 2), "gru": (0, 0, 1)}  # of the layer's activations in those of ONNX
+WEIGHTS = (1, 2, 3, 7)  # W, R, B, P among the inputs
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 COMPLEMENTS: dict[str, Callable[..., tuple]] = {
     "sigmoid": lambda: (),
@@ -224,7 +225,7 @@ def _forward(
     valid = None if lens is None else valid_steps(at.backend, lens, x)
     ys, ends, tapes = [], [], []
     for d, (layer, reverse) in enumerate(zip(own, _directions(at.attributes), strict=True)):
-        params = parameters(xp, kind, coupled, d, W, R, B, P)
+        params = at.once(d, functools.partial(parameters, xp, kind, coupled, d, W, R, B, P))
         state = tuple(None if a is None else a[d : d + 1, ...] for a in (h, c)[: len(layer.cell.states)])
         arguments = params, _turned(xp, x, reverse), state, _turned(xp, valid, reverse)
         if keep:
@@ -289,6 +290,7 @@ def _versions(kind: str) -> tuple[Operator, ...]:
         {**COMMON, **OWN[kind], "layout": ("int", 0)},
         *counts,
         since=14,
+        once=WEIGHTS,
         forward=functools.partial(_forward, kind, True),
         check=functools.partial(_check, kind),
     )

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..._door import dtype_name
 from ...backends import Backend, backend, backend_of
+from . import _checks as checks
 from ._base import At, is_float
 from ._model import Model, Value, short
 from ._read import read
@@ -96,7 +96,8 @@ class Graph:
     inputs, outputs : tuple of Value
         Their names, dtypes and shapes.
     params : dict of str to NumPy array
-        The floating initializers by name: a model's parameters, and those of its constants that stand there.
+        The floating initializers by name: a model's parameters, and those of its constants that stand there. Read-only,
+        in a new dict each time: changed ones are given to `run` and `forward`.
     opset : int
         The version of ONNX' operators.
     """
@@ -104,9 +105,10 @@ class Graph:
     def __init__(self, model: Model) -> None:
         self._where, self.opset = model.where, model.opset
         self.inputs, self.outputs = model.inputs, model.outputs
-        self.params = {name: a for name, a in model.initializers.items() if is_float(a)}
-        self._constants: dict[str, np.ndarray] = {n: a for n, a in model.initializers.items() if n not in self.params}
+        self._params = {name: a for name, a in model.initializers.items() if is_float(a)}
+        self._constants: dict[str, np.ndarray] = {n: a for n, a in model.initializers.items() if n not in self._params}
         self._moved: dict[Backend, dict[str, Any]] = {}
+        self._memos: dict[Backend, tuple[dict | None, ...]] = {}
         steps: list[Step] = []
         try:
             for node in model.nodes:
@@ -119,7 +121,7 @@ class Graph:
         self._steps = tuple(steps)
         self._last = self._last_uses()
         # What depends on an input or parameter; nothing else has a gradient.
-        self._reached = {*self.params, *[value.name for value in self.inputs]}
+        self._reached = {*self._params, *[value.name for value in self.inputs]}
         for step in steps:
             if self._reached.intersection(step.node.inputs):
                 self._reached.update(filter(None, step.node.outputs))
@@ -128,13 +130,19 @@ class Graph:
         names = (", ".join(value.name for value in values) for values in (self.inputs, self.outputs))
         return f"Graph({' -> '.join(names)}, {len(self._steps)} nodes, opset {self.opset})"
 
+    @property
+    def params(self) -> dict[str, np.ndarray]:
+        """The floating initializers by name."""
+        return dict(self._params)
+
     def run(self, inputs: Mapping[str, Any], params: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The outputs by name.
 
         Parameters
         ----------
         inputs : dict of str to array
-            All inputs, of the dtypes and shapes that `inputs` has. Axes with one name have one size.
+            All inputs, of the dtypes and shapes that `inputs` has; int32 will do for int64. Axes with one name have
+            one size.
         params : dict of str to array, optional
             To be used in place of those of the file: all, of the same shapes and dtypes, on the inputs' backend.
 
@@ -154,8 +162,8 @@ class Graph:
         """
         on, values = self._begin(inputs, params)
         with np.errstate(all="ignore"):  # infinities and NaN are results, as ONNX has it
-            for step, done in zip(self._steps, self._last, strict=True):
-                record = self._apply(step, on, values, keep=False)
+            for step, done, memo in zip(self._steps, self._last, self._memos_of(on, params), strict=True):
+                record = self._apply(step, on, values, memo, keep=False)
                 values.update(zip(step.node.outputs, record.outputs, strict=False))
                 for name in done:
                     values.pop(name, None)
@@ -164,11 +172,11 @@ class Graph:
     def forward(self, inputs: Mapping[str, Any], params: Mapping[str, Any] | None = None) -> tuple[dict, Tape]:
         """The outputs by name, and the tape that `backward` needs; arguments as for `run`."""
         on, values = self._begin(inputs, params)
-        roots = {name: values[name] for name in (*[value.name for value in self.inputs], *self.params)}
+        roots = {name: values[name] for name in (*[value.name for value in self.inputs], *self._params)}
         records = []
         with np.errstate(all="ignore"):
-            for step in self._steps:
-                record = self._apply(step, on, values, keep=True)
+            for step, memo in zip(self._steps, self._memos_of(on, params), strict=True):
+                record = self._apply(step, on, values, memo, keep=True)
                 values.update(zip(step.node.outputs, record.outputs, strict=False))
                 records.append(record)
         outputs = self._results(on, values)
@@ -199,7 +207,9 @@ class Graph:
         """
         if not isinstance(tape, Tape) or tape.graph is not self:
             raise TypeError("tape: expected what this graph's forward returned")
-        self._check_gradients(tape, gradients)
+        checks.gradients(self._where, tape.outputs, gradients)
+        if gradients and backend_of(dict(gradients), "gradients") is not tape.backend:
+            raise TypeError(f"gradients: expected arrays of {tape.backend.name}, as the tape's")
         found = dict(gradients)
         with np.errstate(all="ignore"):
             for record in reversed(tape.records):
@@ -220,65 +230,39 @@ class Graph:
 
     def _begin(self, inputs: Mapping[str, Any], params: Mapping[str, Any] | None) -> tuple[Backend, dict[str, Any]]:
         """The backend, and the values that are there before the first node."""
-        self._check_names("inputs", inputs, [value.name for value in self.inputs])
+        checks.names(self._where, "inputs", inputs, [value.name for value in self.inputs])
         if params is not None:
-            self._check_names("params", params, list(self.params))
-            for name, array in self.params.items():
-                self._check_array(
-                    f"params[{short(name)}]", params[name], Value(name, array.dtype.name, array.shape), {}
+            checks.names(self._where, "params", params, list(self._params))
+            for name, array in self._params.items():
+                checks.array(
+                    self._where, f"params[{short(name)}]", params[name], Value(name, array.dtype.name, array.shape), {}
                 )
         given = [*inputs.values(), *(params or {}).values()]
         on = backend_of(tuple(given), "inputs and params") if given else HOST
         sizes: dict[str, int] = {}
         for value in self.inputs:
-            self._check_array(f"input {short(value.name)}", inputs[value.name], value, sizes)
+            checks.array(self._where, f"input {short(value.name)}", inputs[value.name], value, sizes)
         if params is None:
-            if on not in self._moved:
-                self._moved[on] = on.asarray(dict(self.params)) if self.params else {}
-            params = self._moved[on]
-        return on, {**self._constants, **params, **inputs}
+            params = self._moved.get(on)
+            if params is None:
+                params = on.asarray(dict(self._params)) if self._params else {}
+                if on.is_concrete(params):  # under a trace nothing is kept
+                    self._moved[on] = params
+        return on, {**self._constants, **params, **checks.widened(on, self.inputs, inputs)}
 
-    def _check_names(self, what: str, given: Any, expected: list[str]) -> None:
-        if not isinstance(given, Mapping):
-            raise TypeError(f"{what} is a {type(given).__name__}; expected a dict of arrays by name")
-        if set(given) != set(expected):
-            missing, extra = [n for n in expected if n not in given], [str(n) for n in given if n not in expected]
-            raise ValueError(
-                f"{self._where}: {what} lack {', '.join(missing) or 'nothing'}, unknown are "
-                f"{', '.join(extra) or 'none'}; expected {', '.join(expected) or 'none'}"
-            )
+    def _memos_of(self, on: Backend, params: Any) -> tuple[dict | None, ...]:
+        """For each step its memo, if it has any use for one and the graph's own parameters are used."""
+        if params is not None:
+            return (None,) * len(self._steps)
+        if on not in self._memos:
+            found: list[dict | None] = []
+            for step in self._steps:
+                names = [name for k, name in enumerate(step.node.inputs) if name and k in step.operator.once]
+                found.append({} if names and all(name in self._params for name in names) else None)
+            self._memos[on] = tuple(found)
+        return self._memos[on]
 
-    def _check_array(self, what: str, array: Any, value: Value, sizes: dict[str, int]) -> None:
-        if not hasattr(array, "shape") or not hasattr(array, "dtype"):
-            raise TypeError(f"{what} is a {type(array).__name__}; expected an array")
-        shape = tuple(array.shape)
-        expected = shape if value.shape is None else value.shape
-        fits = len(shape) == len(expected)
-        for size, want in zip(shape, expected, strict=False):
-            want = sizes.setdefault(want, size) if isinstance(want, str) else want
-            fits = fits and want in (None, size)
-        if not fits or dtype_name(array) != value.dtype:
-            named = f", where {', '.join(f'{n}={s}' for n, s in sizes.items())}" if sizes else ""
-            raise ValueError(
-                f"{self._where}: {what} has the shape {shape} of {dtype_name(array)}; expected {expected} of "
-                f"{value.dtype}{named}"
-            )
-
-    def _check_gradients(self, tape: Tape, gradients: Mapping[str, Any]) -> None:
-        if not isinstance(gradients, Mapping):
-            raise TypeError(f"gradients is a {type(gradients).__name__}; expected a dict of arrays by name")
-        for name, gradient in gradients.items():
-            if name not in tape.outputs or not is_float(tape.outputs[name]):
-                floats = [n for n, a in tape.outputs.items() if is_float(a)]
-                raise ValueError(f"{self._where}: gradients: {name!r}; expected some of {', '.join(floats) or 'none'}")
-            y = tape.outputs[name]
-            self._check_array(
-                f"the gradient of {short(name)}", gradient, Value(name, dtype_name(y), tuple(y.shape)), {}
-            )
-        if gradients and backend_of(dict(gradients), "gradients") is not tape.backend:
-            raise TypeError(f"gradients: expected arrays of {tape.backend.name}, as the tape's")
-
-    def _apply(self, step: Step, on: Backend, values: dict[str, Any], keep: bool) -> Record:
+    def _apply(self, step: Step, on: Backend, values: dict[str, Any], memo: dict | None, keep: bool) -> Record:
         operator = step.operator
         inputs = [values[name] if name else None for name in step.node.inputs]
         try:
@@ -291,7 +275,7 @@ class Graph:
                         inputs[k] = home.asarray(array)
                     elif home is HOST and not isinstance(array, np.ndarray):
                         inputs[k] = on.to_numpy(array)
-            at = At(here, here.xp, step.attributes, len(step.node.outputs))
+            at = At(here, here.xp, step.attributes, len(step.node.outputs), memo)
             residual = None
             if keep and operator.forward is not None:
                 found, residual = operator.forward(at, *inputs)

@@ -47,6 +47,7 @@ class Outside:
         self.folder = None if folder is None else folder.resolve()
         self.sizes: dict[Path, int] = {}
         self.parts: dict[tuple[Path, int, int], bytes] = {}
+        self.taken = 0
 
     def read(self, tensor: Any, what: str, size: int) -> bytes:
         """The `size` bytes that a tensor's external_data names."""
@@ -62,7 +63,8 @@ class Outside:
             )
         key = path, start, length
         if key not in self.parts:
-            if sum(map(len, self.parts.values())) + length > sum(self.sizes.values()):
+            self.taken += length
+            if self.taken > sum(self.sizes.values()):
                 raise ValueError(f"{what}: tensors overlap in {path.name}")
             with path.open("rb") as file:
                 file.seek(start)
@@ -95,7 +97,7 @@ class Outside:
 
 
 def array_of(tensor: Any, what: str, outside: Outside) -> np.ndarray:
-    """The array of a TensorProto; its memory is the caller's.
+    """The array of a TensorProto, read-only.
 
     Raises
     ------
@@ -128,9 +130,11 @@ def array_of(tensor: Any, what: str, outside: Outside) -> np.ndarray:
     if found.size != count:
         raise ValueError(f"{what} has the shape {shape}, {count} numbers; there are {found.size}")
     try:
-        return found.reshape(shape)
+        found = found.reshape(shape)
     except ValueError as error:  # of no elements, but beyond NumPy's sizes
         raise ValueError(f"{what} has the shape {shape}: {error}") from error
+    found.flags.writeable = False
+    return found
 
 
 def _of_bytes(raw: bytes, dtype: np.dtype) -> np.ndarray:
