@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import struct
 import sys
 import zipfile
 from pathlib import Path
@@ -560,6 +561,45 @@ def test_the_reader_finds_what_h5py_finds(tmp_path, rng):
             assert found.names.keys() == texts.keys()
 
 
+def test_where_hdf5s_own_library_loops_for_ever(tmp_path, rng):
+    """Version 2.0.0: a cycle in the list of what is free among names; a text that takes no room."""
+    layer = pr.GRU(2, 3, batch_first=True)
+    path = tmp_path / "a.weights.h5"
+    ours.save(path, layer, random(layer, rng))
+    content = bytearray(path.read_bytes())
+    heap = content.index(b"HEAP")
+    (free,) = struct.unpack_from("<Q", content, heap + 16)
+    (names,) = struct.unpack_from("<Q", content, heap + 24)
+    struct.pack_into("<Q", content, names + free, free)
+    path.write_bytes(content)
+    assert ours.load(path).layer == layer
+    texts = content.index(b"GCOL") + 16
+    content[texts : texts + 16] = bytes(16)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a.weights.h5: damaged: the text name of vars"):
+        ours.find(path)
+
+
+def test_arrays_that_claim_the_same_place(hdf5):
+    def change(h5):
+        for k in range(60):
+            h5[f"layers/a{k}/vars/0"] = np.full(100, k, "f4")
+
+    path = hdf5(change)
+    content = path.read_bytes()
+    first = struct.pack("<QQ", *place_of(path, "layers/a0/vars/0"))
+    for k in range(1, 60):  # the second half of an entry is its size: all of the file but the start
+        content = content.replace(struct.pack("<QQ", *place_of(path, f"layers/a{k}/vars/0")), first)
+    path.write_bytes(content.replace(first, struct.pack("<QQ", 2048, len(content) - 2048)))
+    with pytest.raises(ValueError, match=r"its arrays claim more than the \d+ bytes of the file"):
+        ours.find(path)
+
+
+def place_of(path, name):
+    with h5py.File(path) as h5:
+        return h5[name].id.get_offset(), h5[name].id.get_storage_size()
+
+
 def test_newer_forms_of_hdf5_are_refused(tmp_path):
     with h5py.File(tmp_path / "a.weights.h5", "w", libver="latest") as h5:
         h5["layers/lstm/cell/vars/0"] = np.zeros((3, 20))
@@ -745,3 +785,48 @@ def test_keras_computes_what_was_saved(name, keras, rng, tmp_path):
             weight.assign(weight * 0)
         how()
         assert error(np.asarray(model(x)), expected) < ATOL
+
+
+@LIVE
+@pytest.mark.parametrize("name", ["lstm", "gru deep"])
+def test_keras_loads_half_precision(name, keras, rng, tmp_path):
+    layer = LAYERS[name]
+    params = random(layer, rng, "float16")
+    ours.save(tmp_path / "a.keras", layer, params)
+    model = keras.saving.load_model(tmp_path / "a.keras")
+    expected = [array for arrays in ours.dump(layer, params) for array in arrays]
+    for found, array in zip(model.get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(found, array, strict=True)
+
+
+@LIVE
+def test_other_models(keras, tmp_path):
+    """Of somebody's own class, with a layer in two models, with a convolution; live and in both kinds of file."""
+    kl = keras.layers
+
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.blocks = [kl.GRU(3, return_sequences=True, name=f"block{k}") for k in range(2)]
+            self.last = kl.RNN(kl.SimpleRNNCell(2), name="end")
+
+        def call(self, x):
+            return self.last(self.blocks[1](self.blocks[0](x)))
+
+    own = Own()
+    own(np.ones((2, 4, 3), "float32"))
+    twice = kl.LSTM(3, return_sequences=True, name="twice")
+    x = kl.Input((4, 3))
+    shared = keras.Model(
+        x, keras.Sequential([kl.Input((4, 3)), twice], name="b")(keras.Model(x, twice(x), name="a")(x))
+    )
+    images = [kl.Input((4, 6, 6, 1)), kl.ConvLSTM2D(2, 3, return_sequences=True), kl.Reshape((4, 32))]
+    images = keras.Sequential([*images, kl.SimpleRNN(3, name="end")])
+    for model, names in ((own, ["block0", "block1", "end"]), (shared, ["a/twice"]), (images, ["end"])):
+        live = ours.find(model)
+        assert sorted(live) == names
+        model.save_weights(tmp_path / "a.weights.h5")
+        same(ours.find(tmp_path / "a.weights.h5"), live)
+        if model is not own:  # its class is not registered
+            model.save(tmp_path / "a.keras")
+            same(ours.find(tmp_path / "a.keras"), live)

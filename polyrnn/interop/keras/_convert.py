@@ -57,7 +57,7 @@ def convert(found: Found, assumed: Assumed) -> Converted:
     where = found.where
     described = _described(found.config, where)
     if not found.cells or not all(found.cells):
-        raise ValueError(f"{where}: no arrays of it; a layer must be built, and one in two models is stored once")
+        raise ValueError(f"{where}: no arrays of it")
     if described and [len(cells) for cells in described] != [len(cells) for cells in found.cells]:
         raise ValueError(f"{where}: the config tells of other cells than there are arrays of")
     D, L = len(found.cells), len(found.cells[0])

@@ -77,6 +77,8 @@ def _in_file(
         there = cells.get(path, {})
         if not known and not _is_recurrent(there):
             continue
+        if not there and any(_same(of, entry) for other, (_, of) in described.items() if other in cells):
+            continue  # a layer in two models is stored once, in the first
         if entry is not None and names.get(path, entry["config"]["name"]) != entry["config"]["name"]:
             raise ValueError(f"{where}: {path} holds the layer {names[path]!r}; the config has {name!r} there")
         if there and sorted(there) not in ([""], ["backward_layer", "forward_layer"]):
@@ -87,6 +89,10 @@ def _in_file(
         ]
         found[path if name in found else name] = Found(f"{where}: {name}", grid, entry)
     return found
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any] | None) -> bool:
+    return other is not None and all(one[key] == other[key] for key in ("class_name", "config"))
 
 
 def _reader(numbered: Mapping[int, Array], where: str) -> Callable[[], list[Array]]:
@@ -107,7 +113,10 @@ def _is_recurrent(cells: Mapping[str, Mapping[str, Mapping[int, Array]]]) -> boo
 def _named(path: str, names: Mapping[str, str]) -> str:
     """A layer's name, of its path and of what its groups are called: layers/sequential/layers/lstm -> encoder/lstm."""
     parts = path.split("/")
-    return "/".join(names.get("/".join(parts[: k + 1]), part) for k, part in enumerate(parts) if part != "layers")
+    if path not in names:  # as of Keras' first versions
+        return "/".join(part for part in parts if part != "layers")
+    above = ("/".join(parts[: k + 1]) for k in range(len(parts)))
+    return "/".join(names[group] for group in above if group in names)
 
 
 def _described(entry: Any, path: str, name: str, where: str, depth: int) -> Iterator[tuple[str, tuple[str, Mapping]]]:
@@ -144,7 +153,8 @@ def _in_model(layer: Any, name: str, found: dict[str, Found], met: set[int]) -> 
     if id(layer) in met:
         return
     met.add(id(layer))
-    kind = next((of.__name__ for of in type(layer).__mro__ if of.__name__ in _RECURRENT), None)
+    classes = [of.__name__ for of in type(layer).__mro__]
+    kind = next((of for of in classes if of in _RECURRENT and "ConvLSTM" not in classes), None)
     if kind is not None:
         own = name or str(layer.name)
         ways = [layer.forward_layer, layer.backward_layer] if kind == "Bidirectional" else [layer]

@@ -89,7 +89,13 @@ def save(path: str | os.PathLike[str], layer: Any, params: Any) -> None:
     if dtype.kind != "f" and dtype.name != "bfloat16":
         raise TypeError(f"params of dtype {dtype}; expected floating point numbers")
     names: dict[str, list[np.ndarray]] = {}
-    entry = _direction(described(layer), layer.bidirectional)
+    one = described(layer)
+    one["config"]["dtype"] = dtype.name
+    if (
+        dtype.itemsize == 2
+    ):  # Keras draws before it loads, and its usual way needs a decomposition, for which JAX has none
+        one["config"]["recurrent_initializer"] = "glorot_uniform"
+    entry = _direction(one, layer.bidirectional)
     for arrays in models:
         names[unique(snake_case(entry["class_name"]), names)] = arrays
     weights = _weights(names, layer.bidirectional)
@@ -110,8 +116,8 @@ def _direction(entry: dict[str, Any], bidirectional: bool) -> dict[str, Any]:
     if not bidirectional:
         return entry
     ways = {
-        key: {**entry, "config": {**entry["config"], "go_backwards": key != "layer"}}
-        for key in ("layer", "backward_layer")
+        key: {**entry, "config": {"name": name, **entry["config"], "go_backwards": key != "layer"}}
+        for key, name in (("layer", "forward_layer"), ("backward_layer", "backward_layer"))
     }
     return {"module": "keras.layers", "class_name": "Bidirectional", "config": {"merge_mode": "concat", **ways}}
 
@@ -139,12 +145,7 @@ def _model(entry: dict[str, Any], names: list[str], input_size: int, dtype: str)
     start = {"batch_shape": shape, "dtype": dtype, "name": "input_layer"}
     layers = [{"module": "keras.layers", "class_name": "InputLayer", "config": start}]
     for name in names:
-        config = {"name": name, "dtype": dtype, **entry["config"]}
-        for way, called in (("layer", "forward"), ("backward_layer", "backward")):
-            if way in config:
-                inside = {"name": f"{called}_layer", "dtype": dtype, **config[way]["config"]}
-                config[way] = {**config[way], "config": inside}
-        layers.append({**entry, "config": config})
+        layers.append({**entry, "config": {"name": name, "dtype": dtype, **entry["config"]}})
     config = {"name": "sequential", "layers": layers, "build_input_shape": shape}
     return {"module": "keras", "class_name": "Sequential", "config": config, "build_config": {"input_shape": shape}}
 
