@@ -17,8 +17,11 @@ write files. Only Keras 3: the older .h5 files are refused, and can be loaded th
   outside of Bidirectional: reverse x instead.
 - return_sequences, return_state, stateful, unroll and zero_output_for_mask do not change what the parameters are.
   Dropout is not taken over.
-- A .weights.h5 has no config: kinds are told by the shapes, and the rest is assumed, as `find` says. So it is with
-  layers inside a model of somebody's own class; a layer of somebody's own class is read as its arrays and config look.
+- A .weights.h5 has no config: kinds are told by the shapes; that layers run forwards, that two directions are
+  concatenated, and the activations, `find`'s arguments, are assumed. So it is with layers inside a model of somebody's
+  own class; a layer of somebody's own class is read as its arrays and config look.
+- Files are read without HDF5's library, which loops for ever on some damaged ones. Nothing is run or unpickled, no link
+  followed, and no more read than the file has; an archive may unpack to 100 times its size.
 """
 
 from __future__ import annotations
