@@ -25,7 +25,7 @@ from subjects import near, running, without_kernels
 
 pytest.importorskip("onnx")
 
-from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper, reference
 
 import polyrnn as pr
 from polyrnn.interop import onnx
@@ -564,6 +564,60 @@ CASES |= {
 @pytest.mark.parametrize("name", CASES)
 def test_gradients(name):
     near(error_of(CASES[name]), 0.0, "differences", name)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.kind not in ORDER])
+def test_results_are_those_of_the_reference(name):
+    """Of onnx.reference, in all opsets; the node cases are of the newest one."""
+    case = CASES[name]
+    node = helper.make_node(case.kind, case.names or (*case.inputs, *case.fixed), case.outputs, **case.attributes)
+    proto = model([node], case.inputs, case.outputs, case.opset, case.fixed)
+    results = case.graph().run(case.inputs)
+    x = case.inputs.get("x")
+    if name == "Concat 1":  # it has no default axis there
+        expected = [np.concatenate(list(case.inputs.values()), axis=1)]
+    elif name in ("Reshape 1", "Dropout 1"):  # it has none
+        expected = [x.reshape(6, 5) if name == "Reshape 1" else x]
+    elif name in ("Softmax old", "LogSoftmax old"):  # it takes the axis alone, where all from the axis on is meant
+        rows = np.exp(x.reshape(2, 15))
+        y = (rows / rows.sum(1, keepdims=True)).reshape(x.shape)
+        expected = [y if name == "Softmax old" else np.log(y)]
+    else:
+        expected = reference.ReferenceEvaluator(proto).run(None, case.inputs)
+    for key, a in zip(case.outputs, expected, strict=True):
+        assert results[key].dtype == a.dtype
+        # a default such as 0.2 is a float32 there
+        np.testing.assert_allclose(results[key], a, rtol=0, atol=1e-8 if case.kind == "HardSigmoid" else 1e-14)
+
+
+def test_ties():
+    """Where differences have none: the first of several arrays, and equal parts within one."""
+    x, up = np.float64([[1, 3, 3], [2, 2, 2]]), np.float64([[1, 2, 4], [8, 16, 32]])
+    graph = onnx.load(model([helper.make_node("Max", ["x", "z"], ["y"])], {"x": x, "z": x}, ("y",)))
+    grads = graph.backward(graph.forward({"x": x, "z": x})[1], {"y": up})
+    np.testing.assert_array_equal(grads["x"], up)
+    np.testing.assert_array_equal(grads["z"], 0 * up)
+    node = helper.make_node("ReduceMax", ["x"], ["y"], axes=[1], keepdims=0)
+    graph = onnx.load(model([node], {"x": x}, ("y",), 13))
+    grads = graph.backward(graph.forward({"x": x})[1], {"y": np.float64([6, 9])})
+    np.testing.assert_array_equal(grads["x"], np.float64([[0, 3, 3], [3, 3, 3]]))
+
+
+def test_one_of_several_outputs():
+    """The gradients of the others are zero."""
+    for name in ("Split", "LSTM both", "GRU reverse"):
+        case = CASES[name]
+        graph = case.graph()
+        outputs, tape = graph.forward(case.inputs)
+        ups = {key: some(*a.shape) for key, a in outputs.items()}
+        whole, found = graph.backward(tape, ups), {}
+        for key, up in ups.items():
+            for root, gradient in graph.backward(tape, {key: up}).items():
+                found[root] = found.get(root, 0) + gradient
+        for root, gradient in whole.items():
+            near(found[root], gradient, "gradient", root)
+        for gradient in graph.backward(tape, {}).values():
+            assert not gradient.any()
 
 
 def test_every_operator_has_a_case():
