@@ -1149,6 +1149,33 @@ BAD_RUNS = {
 }
 
 
+def test_nothing_grows_without_end(monkeypatch):
+    """Twice as much at every step, in each of the ways there are; with a smaller limit, for speed."""
+    base = importlib.import_module("polyrnn.interop.onnx._base")
+    assert base.LARGEST == 2**28
+    monkeypatch.setattr(base, "LARGEST", 2**20)
+    x = np.ones(2**8, "uint8")
+    ways = {
+        "Concat": lambda k: helper.make_node("Concat", [f"x{k}", f"x{k}"], [f"x{k + 1}"], axis=0),
+        "Tile": lambda k: helper.make_node("Tile", [f"x{k}", "two"], [f"x{k + 1}"]),
+    }
+    for kind, way in ways.items():
+        graph = onnx.load(model([way(k) for k in range(60)], {"x0": x}, ("x60",), fixed={"two": ints(2)}))
+        with frugal(2**23), pytest.raises(ValueError, match=f"{kind}.*results of at most"):
+            graph.run({"x0": x})
+    wide, tall = np.ones((1, 2**11), "uint8"), np.ones((2**11, 1), "uint8")
+    for kind in ("Add", "Max", "Where", "Pow", "Equal"):
+        names = ["c", "a", "b"] if kind == "Where" else ["a", "b"]
+        fixed = {"c": np.array(True)} if kind == "Where" else {}
+        graph = onnx.load(model([helper.make_node(kind, names, ["y"])], {"a": wide, "b": tall}, ("y",), fixed=fixed))
+        with frugal(), pytest.raises(ValueError, match=f"{kind}.*results of at most"):
+            graph.run({"a": wide, "b": tall})
+    rows, many = np.ones((2, 2**11), "uint8"), np.zeros(2**11, "int64")
+    graph = onnx.load(model([helper.make_node("Gather", ["a", "b"], ["y"])], {"a": rows, "b": many}, ("y",)))
+    with frugal(), pytest.raises(ValueError, match=r"Gather.*results of at most"):
+        graph.run({"a": rows, "b": many})
+
+
 @pytest.mark.parametrize("name", BAD_RUNS)
 def test_bad_runs(name):
     (kind, attributes), arrays, message = BAD_RUNS[name]

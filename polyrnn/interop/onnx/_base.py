@@ -14,7 +14,7 @@ from ..._door import FLOATS, dtype_name
 from ...backends import Backend
 
 REQUIRED = object()  # in place of a default
-LARGEST = 2**28  # elements of what an operator makes out of a shape: 1 GiB of float32
+LARGEST = 2**28  # elements of what is made out of shapes, or by repeating what is there: 1 GiB of float32
 MANY = 2**31  # no limit
 
 # By name, how the reader calls the kind of value, and the default.
@@ -110,7 +110,7 @@ def axes_of(axes: Any, count: int) -> tuple[int, ...]:
 
 def whole(array: Any, what: str) -> tuple[int, ...]:
     """The numbers of a vector of integers on the host."""
-    if array.ndim > 1 or array.dtype.kind not in "iu":
+    if array.ndim > 1 or array.dtype.kind not in "iu" or array.size > 2**16:
         raise ValueError(f"{what} has the shape {array.shape} of {array.dtype}; expected a vector of integers")
     return tuple(int(number) for number in array.reshape(-1))
 
@@ -119,6 +119,13 @@ def check_large(shape: tuple[int, ...]) -> None:
     """Refuse what would be beyond LARGEST, or has a negative size."""
     if math.prod(shape) > LARGEST or any(size < 0 or size > MANY for size in shape):
         raise ValueError(f"the shape {shape}; results of at most {LARGEST} elements are made")
+
+
+def check_broadcast(*arrays: Any) -> None:
+    """The same of arrays that an operator broadcasts together."""
+    first, *others = [tuple(array.shape) for array in arrays]
+    if any(shape != first for shape in others):
+        check_large(numpy.broadcast_shapes(first, *others))
 
 
 def unbroadcast(xp: Any, gradient: Any, like: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy
 
-from ._base import MANY, REQUIRED, At, Attributes, Operator, axes_of, axis_of, put_back, whole
+from ._base import MANY, REQUIRED, At, Attributes, Operator, axes_of, axis_of, check_large, put_back, whole
 from ._shapes import AXES
 
 # ---- in a row ------------------------------------------------------------------------------------------------------
@@ -16,6 +16,7 @@ from ._shapes import AXES
 
 def _joined(at: At, *arrays: Any) -> Any:
     axis_of(at["axis"], arrays[0].ndim)
+    check_large((sum(math.prod(array.shape) for array in arrays),))
     return at.xp.concat(arrays, axis=at["axis"])
 
 
@@ -94,7 +95,9 @@ def _sliced_back(at: At, _: Any, inputs: tuple, outputs: tuple, gradients: tuple
 def _gathered(at: At, x: Any, indices: Any) -> Any:
     xp, axis = at.xp, axis_of(at["axis"], x.ndim)
     flat = _rows(at, x, indices, axis)
-    return xp.reshape(xp.take(x, flat, axis=axis), (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
+    shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    check_large(shape)
+    return xp.reshape(xp.take(x, flat, axis=axis), shape)
 
 
 def _rows(at: At, x: Any, indices: Any, axis: int) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 
 from ... import activations
-from ._base import MANY, At, Attributes, Operator, is_float, unbroadcast
+from ._base import MANY, At, Attributes, Operator, check_broadcast, is_float, unbroadcast
 from ._tensors import dtype_of
 
 OLD: Attributes = {"consumed_inputs": ("ints", ())}  # of opset 1, of no meaning
@@ -94,6 +94,7 @@ def binary(run: Callable, back: Callable | None, attributes: Attributes = OLD_BI
     def forward(at: At, a: Any, b: Any) -> Any:
         if alike:
             _alike(a, b)
+        check_broadcast(a, b)
         return run(at.xp, a, b)
 
     def backward(at: At, _: Any, inputs: tuple, outputs: tuple, gradients: tuple) -> tuple:
@@ -127,6 +128,7 @@ def _power_back(xp: Any, x: Any, p: Any, y: Any, dy: Any) -> tuple[Any, Any]:
 
 def _where(at: At, condition: Any, a: Any, b: Any) -> Any:
     _alike(a, b)
+    check_broadcast(condition, a, b)
     return at.xp.where(condition, a, b)
 
 
@@ -141,6 +143,7 @@ def _where_back(at: At, _: Any, inputs: tuple, outputs: tuple, gradients: tuple)
 
 def _folded(step: str) -> Callable:
     def run(at: At, *arrays: Any) -> Any:
+        check_broadcast(*arrays)
         return functools.reduce(getattr(at.xp, step), arrays)
 
     return run
@@ -151,7 +154,7 @@ def _sum_back(at: At, _: Any, inputs: tuple, outputs: tuple, gradients: tuple) -
 
 
 def _mean(at: At, *arrays: Any) -> Any:
-    return functools.reduce(at.xp.add, arrays) / len(arrays)
+    return _folded("add")(at, *arrays) / len(arrays)
 
 
 def _mean_back(at: At, _: Any, inputs: tuple, outputs: tuple, gradients: tuple) -> tuple:

@@ -158,7 +158,8 @@ class Graph:
             For mixed backends or devices, or what is no array.
         ValueError
             For missing or unknown inputs, wrong dtypes or shapes, and where an operator's operands do not fit together
-            or it would make more than 2^28 elements out of a shape; the message names the node.
+            or it would make more than 2^28 elements out of a shape, or by repeating, joining, gathering or
+            broadcasting; the message names the node.
         """
         on, values = self._begin(inputs, params)
         with np.errstate(all="ignore"):  # infinities and NaN are results, as ONNX has it
