@@ -703,6 +703,8 @@ def test_find(kind, layout):
 
 
 def test_find_in_exports():
+    simple = onnx.find(FILE.parent / "onnx_exports" / "torch_simple.onnx")["/rnn/RNN"].layer
+    assert simple == pr.RNN(3, 7, bidirectional=True, nonlinearity="relu")  # for which there is a kernel
     found = onnx.find(FILE.parent / "onnx_exports" / "torch_classifier.onnx")
     assert list(found) == ["/lstm/LSTM", "/lstm/LSTM_1"]
     assert found["/lstm/LSTM_1"].layer == pr.LSTM(10, 5, bidirectional=True)
@@ -917,6 +919,15 @@ def test_a_nest_of_graphs():
             graph = piece(1, node) + output
         with pytest.raises(ValueError, match=r"damaged|graphs, sparse tensors"):
             onnx.load(bytes([8, 10]) + piece(7, graph) + piece(8, bytes([16, 20])))
+
+
+@pytest.mark.parametrize("name", [b"first", b"MatMul", b"w\x12"])
+def test_names_that_are_no_text(name):
+    """Protobuf hands them out as bytes."""
+    raw = small().SerializeToString()
+    assert name in raw
+    with pytest.raises(ValueError, match=r"is no text|damaged|is nowhere"):
+        onnx.load(raw.replace(name, b"\xff" + name[1:]))
 
 
 def test_what_is_no_model(tmp_path):

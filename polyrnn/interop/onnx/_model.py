@@ -45,6 +45,13 @@ class Model(NamedTuple):
     nodes: tuple[Node, ...]
 
 
+def text(string: Any) -> str:
+    """A string of a protobuf; those that are no UTF-8 come as bytes, and are refused."""
+    if not isinstance(string, str):
+        raise ValueError(f"{string[:40]!r} is no text")
+    return string
+
+
 def short(name: str) -> str:
     """A name as it stands in a message: in quotes, and cut if somebody made it long."""
     return repr(name if len(name) <= 80 else name[:77] + "...")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ._model import Model, Node, Value, short
+from ._model import Model, Node, Value, short, text
 from ._tensors import Outside, array_of, dtype_of
 
 NEWEST = 28  # the opset whose changes the table of operators knows
@@ -89,7 +89,7 @@ def _model(proto: Any, where: str, outside: Outside) -> Model:
     graph = proto.graph
     initializers: dict[str, np.ndarray] = {}
     for tensor in graph.initializer:
-        if not tensor.name or tensor.name in initializers:
+        if not text(tensor.name) or tensor.name in initializers:
             raise ValueError(f"initializer {short(tensor.name)}: expected a name of its own")
         initializers[tensor.name] = array_of(tensor, f"initializer {short(tensor.name)}", outside)
     inputs = [_value(info, "input") for info in graph.input if info.name not in initializers]
@@ -119,7 +119,7 @@ def _opset(proto: Any) -> int:
 
 
 def _value(info: Any, what: str) -> Value:
-    what = f"{what} {short(info.name)}"
+    what = f"{what} {short(text(info.name))}"
     if info.type.WhichOneof("value") != "tensor_type":
         raise ValueError(f"{what} is a {info.type.WhichOneof('value') or 'value of no type'}; supported are tensors")
     tensor = info.type.tensor_type
@@ -127,7 +127,7 @@ def _value(info: Any, what: str) -> Value:
     if not tensor.HasField("shape"):
         return Value(info.name, dtype, None)
     shape = [
-        dim.dim_param or None if dim.WhichOneof("value") != "dim_value" or dim.dim_value < 0 else dim.dim_value
+        text(dim.dim_param) or None if dim.WhichOneof("value") != "dim_value" or dim.dim_value < 0 else dim.dim_value
         for dim in tensor.shape.dim
     ]
     return Value(info.name, dtype, tuple(shape))
@@ -136,19 +136,19 @@ def _value(info: Any, what: str) -> Value:
 def _nodes(protos: Iterable[Any], outside: Outside) -> Iterable[Node]:
     labels: set[str] = set()
     for proto in protos:
-        outputs = tuple(proto.output)
-        label = proto.name or next(filter(None, outputs), "")
+        inputs, outputs = tuple(map(text, proto.input)), tuple(map(text, proto.output))
+        label = text(proto.name) or next(filter(None, outputs), "")
         label = label if label not in labels else f"{label} ({next(filter(None, outputs), '')})"
         labels.add(label)
-        what = f"node {short(label)} ({short(proto.op_type)[1:-1]})"
-        if not _is_standard(proto.domain):
+        what = f"node {short(label)} ({short(text(proto.op_type))[1:-1]})"
+        if not _is_standard(text(proto.domain)):
             raise ValueError(f"{what} is of the domain {short(proto.domain)}; supported are ONNX' own operators")
         attributes: dict[str, Any] = {}
         for attribute in proto.attribute:
-            if attribute.name in attributes:
+            if text(attribute.name) in attributes:
                 raise ValueError(f"{what} has the attribute {short(attribute.name)} twice")
             attributes[attribute.name] = _attribute(attribute, what, outside)
-        yield Node(label, proto.op_type, tuple(proto.input), outputs, attributes)
+        yield Node(label, proto.op_type, inputs, outputs, attributes)
 
 
 def _attribute(proto: Any, what: str, outside: Outside) -> tuple[str, Any]:

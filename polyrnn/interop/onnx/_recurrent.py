@@ -40,7 +40,7 @@ COMPLEMENTS: dict[str, Callable[..., tuple]] = {
 }
 NAMES = {name.replace("_", ""): name for name in ACTIVATIONS}
 
-Spec = tuple  # a name of ACTIVATIONS, with all of its constants
+Spec = str | tuple  # a name of ACTIVATIONS, with all of its constants if it has any
 
 
 class Residual(NamedTuple):
@@ -71,7 +71,7 @@ def functions(kind: str, attributes: dict[str, Any]) -> list[tuple[Spec, ...]]:
         if None in values:
             raise ValueError(f"activations={given}: {name} needs activation_alpha and activation_beta")
         spec = activation((known, *values), "activations")
-        found.append((spec.name, *spec.constants))
+        found.append((spec.name, *spec.constants) if spec.constants else spec.name)
     if any(constants.values()):
         raise ValueError(f"activation_alpha and activation_beta: more numbers than {given} have constants: {constants}")
     return [tuple(found[k : k + len(default)]) for k in range(0, len(found), len(default))]
@@ -87,18 +87,18 @@ def _directions(attributes: dict[str, Any]) -> tuple[bool, ...]:
 def options(kind: str, attributes: dict[str, Any], specs: tuple[Spec, ...]) -> dict[str, Any]:
     """The layer's options, without the sizes; of activations that are the usual ones, none are named."""
     found: dict[str, Any] = {"clip": attributes["clip"] or None}
-    usual = specs == tuple((name,) for name in DEFAULTS[kind])
+    usual = specs == DEFAULTS[kind]
     placed = tuple(specs[k] for k in PLACES[kind])
     if kind == "rnn":
         return found | ({} if usual else {"nonlinearity": placed[0]})
     if kind == "gru":
         found |= {"reset_after": bool(attributes["linear_before_reset"])}
     elif attributes["input_forget"]:
-        name, *constants = specs[0]
+        name, *constants = specs[0] if isinstance(specs[0], tuple) else (specs[0],)
         if name not in COMPLEMENTS:
             raise ValueError(f"input_forget with the activation {name}; expected one of {', '.join(COMPLEMENTS)}")
         found |= {"coupled": True}
-        placed = ((name, *COMPLEMENTS[name](*constants)), *placed[2:])
+        placed = ((name, *COMPLEMENTS[name](*constants)) if constants else name, *placed[2:])
     return found | ({} if usual else {"activations": placed})
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ._model import short
+from ._model import short, text
 
 # TensorProto.DataType -> dtype, and the field of the protobuf that holds its numbers if they are not raw bytes.
 DTYPES = {
@@ -51,7 +51,7 @@ class Outside:
 
     def read(self, tensor: Any, what: str, size: int) -> bytes:
         """The `size` bytes that a tensor's external_data names."""
-        entries = {entry.key: entry.value for entry in tensor.external_data}
+        entries = {text(entry.key): text(entry.value) for entry in tensor.external_data}
         path = self._path(entries.get("location", ""), what)
         there = self.sizes.setdefault(path, path.stat().st_size)
         start, length = (
