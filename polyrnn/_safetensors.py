@@ -10,6 +10,7 @@ import json
 import math
 import mmap
 import os
+import stat
 from os import PathLike
 from typing import Any
 
@@ -30,6 +31,11 @@ DTYPES = {
     "U16": "<u2",
     "U8": "u1",
     "BOOL": "?",
+    # Not numbers of NumPy's: their bytes, which a layer refuses, and beside which other tensors can be read.
+    "F8_E4M3": "V1",
+    "F8_E5M2": "V1",
+    "F8_E8M0": "V1",
+    "C64": "V8",
 }
 LONGEST_HEADER = 100_000_000  # bytes; the limit of the format's own library
 
@@ -47,6 +53,7 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, st
     ValueError
         If it is no safetensors file, or damaged; the message names the tensor.
     """
+    check_regular(path)
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size < 8:
@@ -70,6 +77,12 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, st
     return {
         name: _array(content, dtype, shape, begin + first) for name, (dtype, shape, first, _) in places.items()
     }, metadata
+
+
+def check_regular(path: str | PathLike[str]) -> None:
+    """OSError if there is no such file; ValueError if it is a pipe, a device or a folder: these may have no end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError(f"{path}: no regular file")
 
 
 def _header(path: Any, text: bytes) -> dict[str, Any]:
@@ -106,7 +119,8 @@ def _place(where: str, entry: Any, size: int) -> tuple[str, tuple[int, ...], int
     if len(offsets) != 2 or not offsets[0] <= offsets[1] <= size:
         raise ValueError(f"{where}: data_offsets {offsets!r:.100} in {size} bytes of data")
     bytes_ = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
-    if bytes_ != offsets[1] - offsets[0] or max(shape, default=0) > 2**62:
+    largest = math.prod(max(n, 1) for n in shape) * 8  # of an empty array, too, NumPy limits the other axes
+    if bytes_ != offsets[1] - offsets[0] or largest > 2**62:
         raise ValueError(f"{where}: shape {shape!r:.100} of {dtype} is {bytes_} bytes, stored are {offsets}")
     return dtype, tuple(shape), offsets[0], offsets[1]
 

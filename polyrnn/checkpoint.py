@@ -225,7 +225,7 @@ def _read(path: str | PathLike[str], mapped: bool = False) -> tuple[dict[str, np
         raise ValueError(f"{path}: format version={metadata.get('version')!r}; this polyrnn reads version {_VERSION!r}")
     try:
         config = json.loads(metadata["config"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: no configuration in its metadata, or damaged ({error!r}); {expected}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path}: its configuration is a {type(config).__name__}; expected a dict")

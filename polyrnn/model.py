@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import checkpoint
-from ._door import check_size
+from ._door import check_params, check_size
 from ._module import Module
 from .backends import Backend, backend_of, leaves, tree_map
 from .backends import backend as open_backend
@@ -117,6 +117,22 @@ def _tuples(value: Any) -> Any:
     return tuple([_tuples(item) for item in value]) if isinstance(value, list) else value
 
 
+def check_fit(module: Module, params: dict[str, np.ndarray]) -> None:
+    """ValueError or TypeError unless these are the module's parameters; `shapes` is not asked of more than they are."""
+    if _levels(module) > len(params):
+        raise ValueError(f"it has {_levels(module):,} recurrent layers, and there are {len(params)} arrays")
+    shapes, found = module.shapes(), {name: tuple(array.shape) for name, array in params.items()}
+    for name in (*shapes, *found):
+        if shapes.get(name) != found.get(name):
+            was, should = (f"shape {of[name]}" if name in of else "no such array" for of in (found, shapes))
+            raise ValueError(f"{name}: {was}; expected {should}")
+    check_params(params, shapes, type(module).__name__)
+
+
+def _levels(module: Any) -> int:
+    return getattr(module, "num_layers", 0) + sum(_levels(member) for _, member in getattr(module, "members", ()))
+
+
 class Prediction(NamedTuple):
     """What `Model.predict` returns.
 
@@ -204,9 +220,7 @@ class Model:
             if "model" not in config:
                 raise ValueError("its configuration has no entry 'model'")
             module = build(config["model"])
-            found = {name: array.shape for name, array in params.items()}
-            if found != module.shapes():
-                raise ValueError(f"its parameters {found} are not those of {module!r}: {module.shapes()}")
+            check_fit(module, params)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None
         chosen = open_backend(backend)
@@ -258,9 +272,11 @@ class Model:
             return found
         parts = []
         total = x.shape[at]
+        own_lengths = None if lengths is None else np.asarray(lengths)
+        _check_batch(total, own_lengths, at, state)
         for first, last in _batches(total, batch_size):
             here = slice(first, last)
-            own = None if lengths is None else np.asarray(lengths)
+            own = own_lengths
             own = None if own is None else own[here] if own.ndim == 1 or at == 0 else own[:, here]
             before = tree_map(lambda part, here=here: part[:, here, ...], state)
             y, after = module(self.params, *_moved(backend, (x[(slice(None),) * at + (here,)], before, own)))
@@ -278,6 +294,17 @@ def _batches(total: int, size: int) -> Iterator[tuple[int, int]]:
     check_size("batch_size", size)
     for first in range(0, max(total, 1), size):
         yield first, min(first + size, total)
+
+
+def _check_batch(total: int, lengths: Any, at: int, state: Any) -> None:
+    """ValueError unless lengths, or a mask, and the parts of a state are those of so many sequences."""
+    if lengths is not None and (lengths.ndim not in (1, 2) or lengths.shape[at if lengths.ndim == 2 else 0] != total):
+        raise ValueError(f"lengths has shape {lengths.shape}; expected ({total},) = (N,), or a mask of x's steps")
+    for part in leaves(state):
+        shape = tuple(getattr(part, "shape", ()))
+        if len(shape) != 3 or shape[1] != total:
+            found = f"has a part of shape {shape}" if hasattr(part, "shape") else f"has a {type(part).__name__}"
+            raise ValueError(f"state {found}; expected arrays (L*D, {total}, H) = (L*D, N, H)")
 
 
 def _moved(backend: Backend, tree: Any) -> Any:

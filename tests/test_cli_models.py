@@ -43,7 +43,7 @@ def test_convert_tells_what_it_found_and_how_far_it_is(tmp_path):
     assert (
         "encoder.lstm LSTM of 11, input 5, 2 layers, both directions, gates i f g o, 4,664 parameters, float32" in words
     )
-    assert "read back, the outputs of 1 layer differ by 0.0e+00" in words
+    assert "read back, a difference of 0.0e+00 in the outputs of 1 recurrent layer" in words
     assert "exists; --force" in refused("convert", TORCH, tmp_path / "m.npz", "--name", "gru")
     done("convert", TORCH, tmp_path / "m.npz", "--name", "gru", "--force")
     assert "GRU" in done("inspect", tmp_path / "m.npz")
@@ -143,13 +143,62 @@ def test_the_way_through_all_formats(tmp_path):
     chain = ("a.npz", "b.onnx", "c.weights.h5", "d.npz", "e.safetensors")
     done("convert", TORCH, tmp_path / chain[0], "--name", "gru")
     for before, after in itertools.pairwise(chain):
-        assert " differ by 0.0e+00" in done("convert", tmp_path / before, tmp_path / after)
+        assert "read back, a difference of 0.0e+00 in the outputs" in done(
+            "convert", tmp_path / before, tmp_path / after
+        )
     x = np.random.default_rng(4).standard_normal((7, 3, 5)).astype("f4")
     layer, params = pr.interop.torch.load(TORCH, "gru")
     found = pr.Model.load(tmp_path / chain[-1])
     assert found.module.batch_first, "as Keras has it"
     y = found.predict(x.swapaxes(0, 1)).y
     np.testing.assert_allclose(y.swapaxes(0, 1), layer(params, x)[0], rtol=0, atol=1e-6)
+
+
+def test_whole_and_deep_models_come_back_from_onnx(tmp_path):
+    pytest.importorskip("onnx")
+    module = pr.Sequential(
+        pr.Dropout(0.5), inner=pr.Sequential(lstm=pr.LSTM(3, 5, 2, bidirectional=True)), head=pr.Linear(10, 2)
+    )
+    params = module.init(seed=0)
+    pr.Model(module, params).save(tmp_path / "a.safetensors")
+    assert "read back, a difference of " in done("convert", tmp_path / "a.safetensors", tmp_path / "b.onnx")
+    done("convert", tmp_path / "b.onnx", tmp_path / "c.npz")
+    back = pr.interop.npz.read(tmp_path / "c.npz")
+    assert back.module.members == module.members
+    for name, array in params.items():
+        np.testing.assert_array_equal(back.params[name], array)
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load(tmp_path / "b.onnx")
+    graph.graph.initializer[0].raw_data = bytes(len(graph.graph.initializer[0].raw_data))  # somebody has changed it
+    onnx.save(graph, tmp_path / "d.onnx")
+    assert "2 recurrent layers" in done("inspect", tmp_path / "d.onnx") or "l1" in done("inspect", tmp_path / "d.onnx")
+
+
+def test_every_layer_is_compared_with_its_own_options(tmp_path):
+    pytest.importorskip("h5py")
+    module = pr.Sequential(a=pr.RNN(3, 3), b=pr.RNN(3, 5, nonlinearity="relu", batch_first=False))
+    pr.Model(module, module.init(seed=0)).save(tmp_path / "m.safetensors")
+    assert "0.0e+00 in the outputs of 2" in done(
+        "convert", tmp_path / "m.safetensors", tmp_path / "t.safetensors", "--to", "torch"
+    )
+    for k, layer in enumerate(
+        (
+            pr.RNN(3, 5, nonlinearity="relu"),
+            pr.LSTM(3, 5, 2, bidirectional=True),
+            pr.GRU(3, 5, reset_after=False, bias=False),
+            pr.LSTM(3, 5, activations=("relu", "relu", "softsign", "relu", "softsign")),
+        )
+    ):
+        pr.Model(layer, layer.init(seed=1)).save(tmp_path / f"{k}.safetensors")
+        for extension in ("weights.h5", "keras"):
+            words = done("convert", tmp_path / f"{k}.safetensors", tmp_path / f"{k}.{extension}")
+            assert "in the outputs of 1 recurrent layer" in words
+
+
+def test_what_is_left_out_is_told(tmp_path):
+    words = done("convert", TORCH, tmp_path / "m.npz", "--name", "relu", "--nonlinearity", "relu")
+    assert "Left out  encoder.embedding.weight, head.bias, head.weight" in words
+    assert "--batch-first has no meaning" in refused("convert", tmp_path / "m.npz", tmp_path / "n.npz", "--batch-first")
 
 
 def test_a_graph_runs_whole(tmp_path):

@@ -31,7 +31,8 @@ CELLS = {  # a file of polyrnn/cells, its heading in docs/derivations.md
 }
 KERNELS = ("rnn", "lstm", "gru")
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-NEEDS = {"docs/jax.md": ("jax",), "with_optax": ("jax", "optax"), "fine_tune": ("jax", "optax")}  # the others need NumPy alone
+# The others need NumPy alone.
+NEEDS = {"docs/jax.md": ("jax",), "with_optax": ("jax", "optax"), "fine_tune": ("jax", "optax")}
 
 NUMBER = re.compile(r"\((\d+)\)")
 FENCE = re.compile(r"^```(.*?)\n(.*?)^```", re.DOTALL | re.MULTILINE)

@@ -170,7 +170,8 @@ HOSTILE = [
     ({"a": entry(), "b": entry()}, bytes(8), None, "b begins at byte 0"),
     ({"a": entry(offsets=(8, 16))}, bytes(16), None, "a begins at byte 8"),
     ({"a": entry()}, bytes(9), None, "9 bytes of data, of which"),
-    ({"a": entry(dtype="F8_E4M3", offsets=(0, 2))}, bytes(2), None, "dtype 'F8_E4M3'"),
+    ({"a": entry(dtype="F7", offsets=(0, 2))}, bytes(2), None, "dtype 'F7'"),
+    ({"a": entry(shape=(0, 2**61), offsets=(0, 0))}, b"", None, "a: shape"),
     ({"a": entry(dtype=["F32"])}, bytes(8), None, "a: dtype"),
     ({"a": {"dtype": "F32"}}, b"", None, "expected dtype, shape and data_offsets"),
     ({"a": 3}, b"", None, "expected dtype, shape and data_offsets"),
@@ -228,6 +229,45 @@ def test_bfloat16_becomes_float32_exactly(tmp_path):
     found = _safetensors.read(path)[0]["a"]
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, (halves.astype("u4") << 16).view("f4"))
+
+
+def test_a_tensor_of_another_kind_hides_no_other(tmp_path):
+    rnn = pr.RNN(1, 1)
+    data = {name: array.ravel() for name, array in rnn.init(seed=0).items()}
+    header = {name: entry("F32", shape, (4 * k, 4 * k + 4)) for k, (name, shape) in enumerate(rnn.shapes().items())}
+    path = written(
+        tmp_path / "f8", header | {"q": entry("F8_E4M3", (2,), (16, 18))}, b"".join(map(bytes, data.values())) + b"ab"
+    )
+    assert converter.load(path).layer == rnn
+    other = {name: entry("F8_E5M2", shape, (k, k + 1)) for k, (name, shape) in enumerate(rnn.shapes().items())}
+    with pytest.raises(TypeError, match="weight_ih_l0 and others: dtypes"):
+        converter.find(written(tmp_path / "all", other, bytes(4)))
+
+
+def test_a_bad_layer_hides_no_other():
+    found = arrays(**{"gru.weight_hh_l0": None}) | {f"ok.{k}": a for k, a in pr.RNN(3, 5).init().items()}
+    assert converter.load(found, "ok").layer == pr.RNN(3, 5)
+    with pytest.raises(ValueError, match=r"gru\.weight_hh_l0: missing"):
+        converter.load(found, "gru")
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("gru.parametrizations.weight_hh_l0.original0", "remove_parametrizations"),
+        ("gru.weight_hh_l0_g", "remove_weight_norm"),
+    ],
+)
+def test_a_reparametrised_weight_is_told_from_a_missing_one(key, words):
+    with pytest.raises(ValueError, match=words):
+        converter.find(arrays(**{"gru.weight_hh_l0": None, key: np.zeros((15, 1), "f4")}))
+
+
+def test_no_length_of_a_header_makes_a_pickle(tmp_path):
+    rnn = pr.RNN(1, 1)
+    for length in range(1, 140):  # the header's length is what the file begins with, 0x80 among others
+        converter.save(tmp_path / "m.safetensors", rnn, rnn.init(), prefix="e" * length)
+        assert converter.load(tmp_path / "m.safetensors").layer == rnn
 
 
 # ---- live --------------------------------------------------------------------------------------------------------

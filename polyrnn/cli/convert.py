@@ -9,6 +9,7 @@ import typer
 from ._words import print_row
 
 MARGIN = 10
+CLOSE = 1e-3  # more than rounding in any dtype that is converted but the halves
 
 
 def convert(
@@ -40,6 +41,8 @@ def convert(
     form = files.format_of(source, from_, "--from", reading=True)
     found = files.read(source, form, **options)
     show(found, form)
+    if rest := files.left_out(source, form, found):
+        print_row("Left out", ", ".join(rest), MARGIN)
     model = files.one_model(found, name, str(source))
     files.write(target, into, model)
     print_row("Written", f"{target}, {into}, {target.stat().st_size:,} bytes", MARGIN)
@@ -75,20 +78,24 @@ def in_words(layer: Any, params: dict, orders: dict[str, str]) -> str:
 
 
 def compare(model: Any, target: Path, into: str) -> str:
-    """The largest difference between the model and the file that was written, on random input."""
+    """The largest difference between the model and the file that was written, on random input; ValueError if large."""
     from ..interop import _files as files
 
     if into == "onnx":
         return as_onnx(model, target)
-    named, told = files.layers(model), {}
+    named = files.layers(model)
     if not named:
         return "there is no recurrent layer to run"
-    if into == "torch":  # whose files do not tell these
-        layer = next(iter(named.values())).layer
-        told = {key: getattr(layer, key) for key in ("batch_first", "nonlinearity") if hasattr(layer, key)}
-    back = files.layers(files.read(target, into, **told))
+    back = files.again(target, into, named)
     worst = max(difference(*pair) for pair in zip(named.values(), back.values(), strict=True))
-    return f"read back, the outputs of {len(back)} layer{'s' * (len(back) != 1)} differ by {worst:.1e}"
+    return f"read back, {close(worst, target)} in the outputs of {len(back)} recurrent layer{'s' * (len(back) != 1)}"
+
+
+def close(difference: float, target: Path) -> str:
+    """In words; ValueError if it is more than rounding."""
+    if not difference < CLOSE:
+        raise ValueError(f"{target}: was written, but what it computes differs by {difference:.1e}; do not use it")
+    return f"a difference of {difference:.1e}"
 
 
 def difference(ours: Any, theirs: Any) -> float:
@@ -105,16 +112,19 @@ def difference(ours: Any, theirs: Any) -> float:
 def as_onnx(model: Any, target: Path) -> str:
     """The same of a graph, which is read back and run here, and by ONNX Runtime where that is installed."""
     from ..interop import onnx
+    from ..interop._converted import example
     from ..interop.onnx._elsewhere import elsewhere
 
-    x = example(model, np.random.default_rng(0))
-    y = model.predict(x).y
+    x = example(model)
+    if x is None:
+        return "nothing in it tells the size of an input"
+    y, words = model.predict(x).y, ""
     try:
         back = onnx.load(target).run({"x": x})["y"]
     except ValueError as error:  # it was written as operators that are not read
         words = f"not read back: {error}"
     else:
-        words = f"read back, the outputs differ by {np.max(np.abs(back - y)):.1e}"
+        words = f"read back, {close(float(np.max(np.abs(back - y))), target)} in the outputs"
     try:
         there = elsewhere(target, {"x": x})
     except ValueError as error:
@@ -122,17 +132,4 @@ def as_onnx(model: Any, target: Path) -> str:
     if there is None:
         return f"{words}; onnxruntime, which is not installed, was not asked"
     version, found = there
-    return f"{words}, those of ONNX Runtime {version} by {np.max(np.abs(found['y'] - y)):.1e}"
-
-
-def example(model: Any, rng: np.random.Generator) -> np.ndarray:
-    """Random input of a module: ids for an embedding, else vectors."""
-    from .. import Embedding
-
-    first = model.module
-    while hasattr(first, "members"):
-        first = first.members[0][1]
-    if isinstance(first, Embedding):
-        return rng.integers(0, first.num_embeddings, (5, 3))
-    dtype = next(iter(model.params.values())).dtype
-    return rng.standard_normal((5, 3, getattr(first, "input_size", None) or first.in_features)).astype(dtype)
+    return f"{words}; in ONNX Runtime {version} {close(float(np.max(np.abs(found['y'] - y))), target)}"

@@ -47,12 +47,16 @@ def run(
     from ._model import open_backend
     from .convert import reading_options
 
+    if out == state_out:
+        raise ValueError(f"--out and --state-out are both {out}")
     for path in (out, state_out):
         if path is not None and path.exists() and not force:
             raise FileExistsError(f"{path} exists; --force overwrites it")
     chosen = open_backend(backend, device)
     form = files.format_of(model, from_, "--from", reading=True)
     if form == "onnx" and name is None:
+        if nonlinearity or batch_first:
+            raise ValueError("--nonlinearity and --batch-first have no meaning here: the graph tells")
         run_graph(model, chosen, read_array(inputs), lengths, state, out, state_out)
         return
     found = files.read(model, form, **reading_options(nonlinearity, batch_first))
@@ -69,13 +73,13 @@ def run(
             progress,
         )
     seconds = time.perf_counter() - start
+    parts = dict(zip("hc", after if isinstance(after, tuple) else (after,), strict=False))
+    if state_out is not None and any(not isinstance(part, np.ndarray) for part in parts.values()):
+        raise ValueError(f"--state-out: {type(one.module).__name__} has no state h, or h and c")
     with write_atomically(out) as file:
         np.save(file, y)
     print_row("Written", f"{out}: {y.shape} {y.dtype}, in {seconds:.2f} s on {chosen.name}", MARGIN)
     if state_out is not None:
-        parts = dict(zip("hc", after if isinstance(after, tuple) else (after,), strict=False))
-        if not parts or any(not isinstance(part, np.ndarray) for part in parts.values()):
-            raise ValueError(f"--state-out: {type(one.module).__name__} has no state h, or h and c")
         with write_atomically(state_out) as file:
             np.savez(file, **parts)
         print_row("", f"{state_out}: {', '.join(f'{key} {part.shape}' for key, part in parts.items())}", MARGIN)

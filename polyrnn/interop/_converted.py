@@ -8,10 +8,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from .._module import Module
 from .._recurrent import Recurrent
 from ..backends import backend_of
 from ..layers import GRU, LSTM, RNN
 from ..model import Model
+from ..modules import Embedding, Sequential
 
 KINDS: dict[str, type[Recurrent]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 OURS = {"rnn": "h", "lstm": "ifgo", "gru": "rzn"}  # polyrnn's gate blocks, PyTorch's
@@ -139,3 +141,20 @@ def members(model: Model) -> dict[str, Converted]:
 
     visit(model.module, "")
     return found
+
+
+def example(model: Model) -> np.ndarray | None:
+    """Random input, T = 5 and N = 3: ids for an Embedding, else vectors; None where nothing tells their size."""
+    rng = np.random.default_rng(0)
+    for module in _leaves(model.module):
+        if isinstance(module, Embedding):
+            return rng.integers(0, module.num_embeddings, (5, 3))
+        if size := getattr(module, "input_size", 0) or getattr(module, "in_features", 0):
+            return rng.standard_normal((5, 3, size)).astype(next(iter(model.params.values())).dtype)
+    return None
+
+
+def _leaves(module: Module) -> list[Module]:
+    if isinstance(module, Sequential):
+        return [leaf for _, member in module.members for leaf in _leaves(member)]
+    return [module]

@@ -25,12 +25,14 @@ class Format(NamedTuple):
     module: str  # of this package, which reads and writes it; "" for polyrnn's own
     order: dict[str, str]  # of gate blocks
     whole: bool = False  # whether it takes modules other than recurrent layers
+    state_dict: bool = False  # whether it is a dict of tensors, which tells names and shapes alone
+    alone: bool = False  # whether it has one recurrent layer, perhaps as several of its own
 
 
 FORMATS = {
     "polyrnn": Format((".safetensors",), "", {"lstm": "i f g o", "gru": "r z n"}, True),
-    "torch": Format((".safetensors",), "torch", {"lstm": "i f g o", "gru": "r z n"}, True),
-    "keras": Format((".weights.h5", ".keras", ".h5"), "keras", {"lstm": "i f c o", "gru": "z r h"}),
+    "torch": Format((".safetensors",), "torch", {"lstm": "i f g o", "gru": "r z n"}, True, True),
+    "keras": Format((".weights.h5", ".keras", ".h5"), "keras", {"lstm": "i f c o", "gru": "z r h"}, alone=True),
     "onnx": Format((".onnx",), "onnx", {"lstm": "i o f c", "gru": "z r h"}, True),
     "npz": Format((".npz",), "npz", {"lstm": "i f g o", "gru": "r z n"}, True),
 }
@@ -59,16 +61,65 @@ def format_of(path: str | PathLike[str], given: str | None, option: str, reading
 def read(path: str | PathLike[str], form: str, **options: Any) -> Model | dict[str, Converted]:
     """A Model where the file tells all of it, else its recurrent layers by name; options as the readers take them."""
     if form == "polyrnn":
+        _refuse_options(path, options, "its description tells")
         return Model.load(path, backend="numpy")
     module: Any = importlib.import_module(f".{FORMATS[form].module}", __package__)
     if form == "npz" and isinstance(found := module.read(path), Model):
+        _refuse_options(path, options, "its description tells")
         return found
+    if form == "onnx" and not options and (whole := _described(path)) is not None:
+        return whole
     known = inspect.signature(module.find).parameters
     if any(kind.kind is kind.VAR_KEYWORD for kind in known.values()):
         return module.find(path, **options)
     if unknown := [name for name in options if name not in known]:
         raise ValueError(f"{path}: --{unknown[0].replace('_', '-')} has no meaning for {form} files")
     return module.find(path, **options)
+
+
+def _described(path: Any) -> Model | None:
+    from .onnx._described import described
+
+    return described(path)
+
+
+def _refuse_options(path: Any, options: dict[str, Any], why: str) -> None:
+    if options:
+        raise ValueError(f"{path}: --{next(iter(options)).replace('_', '-')} has no meaning here: {why}")
+
+
+def left_out(path: str | PathLike[str], form: str, found: Model | dict[str, Converted]) -> list[str]:
+    """The names of a state dict's tensors that belong to no recurrent layer."""
+    if isinstance(found, Model) or not FORMATS[form].state_dict:
+        return []
+    from .torch import parts
+
+    used = {name for names in parts(_safetensors.read(path)[0]).values() for name in names.values()}
+    return [name for name in _safetensors.read(path)[0] if name not in used]
+
+
+def again(path: str | PathLike[str], form: str, like: dict[str, Converted]) -> dict[str, Converted]:
+    """The layers of a file that was written from these, with what the file does not tell taken from them."""
+    if not FORMATS[form].state_dict and not FORMATS[form].alone:
+        return layers(read(path, form))
+    module: Any = importlib.import_module(f".{FORMATS[form].module}", __package__)
+    if FORMATS[form].state_dict:
+        found = {}
+        for name, (layer, _) in like.items():
+            told = {key: getattr(layer, key) for key in ("nonlinearity", "batch_first") if hasattr(layer, key)}
+            found[name] = module.load(path, name, **told)
+        return found
+    ((name, (layer, _)),) = like.items()
+    told = {}
+    if fspath(path).endswith(".h5"):
+        told = {"reset_after": getattr(layer, "reset_after", True)}
+        if hasattr(layer, "nonlinearity"):
+            told["activation"] = layer.nonlinearity
+        elif layer.activations:  # type: ignore[attr-defined]
+            given = layer.activations  # type: ignore[attr-defined]
+            told |= {"recurrent_activation": given[0], "activation": given[2]}
+    names = list(module.find(path, **told))
+    return {name: module.load(path, names if len(names) > 1 else names[0], **told)}
 
 
 def layers(found: Model | dict[str, Converted]) -> dict[str, Converted]:

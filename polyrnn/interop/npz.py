@@ -17,9 +17,10 @@ import numpy as np
 
 from .._module import Module
 from .._recurrent import Recurrent
+from .._safetensors import check_regular
 from ..backends import backend_of
 from ..checkpoint import write_atomically
-from ..model import Model, build, describe
+from ..model import Model, build, check_fit, describe
 from . import torch
 from ._converted import Converted, check_finite, checked, members, only
 
@@ -49,7 +50,10 @@ def find(source: str | PathLike[str], *, allow_nan: bool = False, **options: Any
     found = read(source, allow_nan=allow_nan)
     if isinstance(found, Model):
         return members(found)
-    return torch.find(found, allow_nan=allow_nan, **options)
+    try:
+        return torch.find(found, allow_nan=allow_nan, **options)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{fspath(source)}: {error}") from None
 
 
 def load(source: str | PathLike[str], name: str | None = None, *, allow_nan: bool = False, **options: Any) -> Converted:
@@ -92,11 +96,9 @@ def read(path: str | PathLike[str], *, allow_nan: bool = False) -> Any:
         return arrays
     try:
         module = build(json.loads(described.tobytes()))
+        check_fit(module, arrays)
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{fspath(path)}: {DESCRIPTION}: {error}") from None
-    shapes = {name: array.shape for name, array in arrays.items()}
-    if shapes != module.shapes():
-        raise ValueError(f"{fspath(path)}: arrays {shapes}; expected those of {module!r}: {module.shapes()}")
     return Model(module, arrays)
 
 
@@ -106,6 +108,7 @@ def _arrays(module: Module, params: dict[str, np.ndarray]) -> dict[str, np.ndarr
 
 
 def _members(path: str) -> dict[str, np.ndarray]:
+    check_regular(path)
     size = os.stat(path).st_size
     found: dict[str, np.ndarray] = {}
     try:
@@ -133,7 +136,12 @@ def _array(where: str, file: Any, size: int) -> np.ndarray:
     if version not in readers:
         raise ValueError(f"{where}: format {version}; expected 1.0 or 2.0")
     shape, columns, dtype = readers[version](file)
-    if dtype.hasobject or dtype.kind not in "fiub" or any(n < 0 for n in shape) or len(shape) > 32:
+    if (
+        dtype.hasobject
+        or dtype.kind not in "fiub"
+        or any(type(n) is not int or n < 0 for n in shape)
+        or len(shape) > 32
+    ):
         raise ValueError(f"{where}: dtype {dtype}, shape {shape!r:.60}; expected an array of numbers")
     count = math.prod(shape) * dtype.itemsize
     content = file.read(size)

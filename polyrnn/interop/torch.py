@@ -77,18 +77,25 @@ def find(
     >>> find(dump(gru, gru.init(seed=0), prefix="encoder.gru"))["encoder.gru"].layer
     GRU(input_size=3, hidden_size=5, num_layers=2, ..., bidirectional=True, ...)
     """
+    return _find(source, None, nonlinearity, batch_first, allow_nan)
+
+
+def _find(
+    source: Any, asked: str | None, nonlinearity: str | tuple, batch_first: bool, allow_nan: bool
+) -> dict[str, Converted]:
+    """`find`, of which a layer is looked at only if it is the one that is asked for, or all are."""
     where, tensors = _tensors(source)
     options = _live(source)
-    parts: dict[str, dict[str, Any]] = {}
-    for name, tensor in tensors.items():
-        match = _NAME.fullmatch(name)
-        if match:
-            own = match["name"] if match["layer"] is not None else f"{match['name']}_l0"  # of a cell
-            if own in parts.setdefault(match["prefix"], {}):
-                raise ValueError(f"{where}{name}: a cell and a layer under one prefix")
-            parts[match["prefix"]][own] = tensor
+    groups = parts(tensors, where)
+    if asked is not None and f"{asked}." * bool(asked) in groups:
+        groups = {f"{asked}." * bool(asked): groups[f"{asked}." * bool(asked)]}
     found = {}
-    for prefix, arrays in parts.items():
+    for prefix, names in groups.items():
+        arrays = {own: tensors[name] for own, name in names.items()}
+        if "weight_hh_l0" not in arrays and any(name.startswith(f"{prefix}parametrizations.") for name in tensors):
+            raise ValueError(f"{where}{prefix}weight_hh_l0: parametrized; remove_parametrizations first, then save")
+        if "weight_hh_l0" not in arrays and f"{prefix}weight_hh_l0_g" in tensors:
+            raise ValueError(f"{where}{prefix}weight_hh_l0: normalised; remove_weight_norm first, then save")
         told = {"nonlinearity": nonlinearity, "batch_first": batch_first} | options.get(prefix, {})
         params = {name: _array(array) for name, array in arrays.items()}
         layer = _layer(where + prefix, params, told)
@@ -96,6 +103,19 @@ def find(
             for name, array in params.items():
                 check_finite(f"{where}{prefix}{name}", array)
         found[prefix.removesuffix(".")] = Converted(layer, {name: params[name] for name in layer.shapes()})
+    return found
+
+
+def parts(tensors: Mapping[str, Any], where: str = "") -> dict[str, dict[str, str]]:
+    """By prefix, with its dot, the names of what looks like a recurrent layer's, by the layer's own names."""
+    found: dict[str, dict[str, str]] = {}
+    for name in tensors:
+        match = _NAME.fullmatch(name)
+        if match:
+            own = match["name"] if match["layer"] is not None else f"{match['name']}_l0"  # of a cell
+            if own in found.setdefault(match["prefix"], {}):
+                raise ValueError(f"{where}{name}: a cell and a layer under one prefix")
+            found[match["prefix"]][own] = name
     return found
 
 
@@ -116,7 +136,7 @@ def load(
     >>> layer, params = load(dump(lstm, lstm.init(seed=0)))
     >>> y, (h, c) = layer(params, np.ones((7, 2, 3), dtype="float32"))
     """
-    found = find(source, nonlinearity=nonlinearity, batch_first=batch_first, allow_nan=allow_nan)
+    found = _find(source, name, nonlinearity, batch_first, allow_nan)
     return only(found, name, fspath(source) if isinstance(source, (str, PathLike)) else "source")
 
 
@@ -177,11 +197,14 @@ def _tensors(source: Any) -> tuple[str, Mapping[str, Any]]:
     """Tensors by name, and how errors begin."""
     if isinstance(source, (str, PathLike)):
         path = fspath(source)
-        with open(path, "rb") as file:
-            begin = file.read(8)
-        if begin.startswith((b"PK\x03\x04", b"\x80")) and begin[1:8] != bytes(7):
-            raise ValueError(f"{path}: {_REFUSED}")
-        return f"{path}: ", _safetensors.read(path)[0]
+        try:
+            return f"{path}: ", _safetensors.read(path)[0]
+        except ValueError as error:
+            with open(path, "rb") as file:
+                begin = file.read(2)
+            if begin[:1] == b"\x80" or (begin == b"PK" and not path.endswith((".npz", ".keras"))):
+                raise ValueError(f"{path}: {_REFUSED}") from error
+            raise
     if isinstance(source, Mapping):
         return "", source
     if hasattr(source, "state_dict") and hasattr(source, "named_modules"):
@@ -248,5 +271,7 @@ def _layer(where: str, params: dict[str, np.ndarray], told: dict[str, Any]) -> R
             raise ValueError(f"{where}{name}: {was}; expected {should} of {layer!r}")
     dtypes = {array.dtype for array in params.values()}
     if len(dtypes) != 1 or next(iter(dtypes)).kind != "f":
-        raise TypeError(f"{where}: dtypes {', '.join(sorted(map(str, dtypes)))}; expected one floating dtype")
+        raise TypeError(
+            f"{where}weight_ih_l0 and others: dtypes {', '.join(sorted(map(str, dtypes)))}; expected one floating dtype"
+        )
     return layer

@@ -48,6 +48,12 @@ def read(source: Any) -> Model:
         raise ValueError(f"{where}: {error}") from error
 
 
+def metadata(source: Any) -> dict[str, str]:
+    """The properties of a model, by name; raises what `read` raises."""
+    proto, _, _ = _parse(source)
+    return {entry.key: entry.value for entry in proto.metadata_props}
+
+
 def _parse(source: Any) -> tuple[Any, str, Path | None]:
     try:
         import onnx
