@@ -37,8 +37,10 @@ print(f"found {type(lstm).__name__} of {lstm.hidden_size}, input {lstm.input_siz
 x = jnp.asarray(np.random.default_rng(1).standard_normal((24, 32, lstm.input_size)).astype("float32"))
 targets = x[:, :, 0] + jnp.pad(x, ((1, 0), (0, 0), (0, 0)))[:-1, :, 0] + jnp.pad(x, ((2, 0), (0, 0), (0, 0)))[:-2, :, 0]
 
-model = pr.Sequential(lstm=lstm, head=pr.Linear(lstm.hidden_size * (2 if lstm.bidirectional else 1), 1))
-head = pr.Linear(model.members[1][1].in_features, 1).init(seed=1)
+arrays = {name: array.astype("float32") for name, array in arrays.items()}
+outputs = lstm(arrays, np.asarray(x[:1]))[0].shape[-1]
+model = pr.Sequential(lstm=lstm, head=pr.Linear(outputs, 1))
+head = pr.Linear(outputs, 1).init(seed=1)
 joined = {f"lstm.{name}": array for name, array in arrays.items()} | {f"head.{name}": a for name, a in head.items()}
 params = pr.backend("jax").asarray(joined)
 optimizer = optax.adam(1e-2)
@@ -73,7 +75,9 @@ if importlib.util.find_spec("torch"):
     import torch
     from safetensors.torch import load_file
 
-    module = torch.nn.LSTM(lstm.input_size, lstm.hidden_size, lstm.num_layers, bidirectional=lstm.bidirectional)
+    options = {"num_layers": lstm.num_layers, "bias": lstm.bias, "bidirectional": lstm.bidirectional}
+    options |= {"proj_size": lstm.proj_size} if lstm.proj_size else {}
+    module = getattr(torch.nn, type(lstm).__name__)(lstm.input_size, lstm.hidden_size, **options)
     module.load_state_dict(load_file(folder / "tuned.safetensors"))
     with torch.inference_mode():
         theirs, _ = module(torch.from_numpy(np.array(x)))
