@@ -221,7 +221,7 @@ class Model:
                 raise ValueError("its configuration has no entry 'model'")
             module = build(config["model"])
             check_fit(module, params)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path}: {error}") from None
         chosen = open_backend(backend)
         rest = {name: value for name, value in config.items() if name != "model"}

@@ -189,6 +189,16 @@ def test_what_belongs_to_another_batch_is_refused(lengths, state, words):
         pr.Model(gru, gru.init()).predict(np.zeros((7, 5, 3), "f4"), state, lengths, batch_size=2)
 
 
+def test_a_description_that_is_nested_without_end_is_refused(tmp_path):
+    deep: list = []
+    for _ in range(900):
+        deep = [deep]
+    described = {"type": "LSTM", "input_size": 3, "hidden_size": 5, "activations": deep}
+    checkpoint.save(tmp_path / "m", {"a": np.zeros(1, "f4")}, {"model": described})
+    with pytest.raises(ValueError, match=r"/m: "):
+        pr.Model.load(tmp_path / "m")
+
+
 def test_a_small_file_that_tells_of_many_layers_costs_nothing(tmp_path):
     many = {"type": "LSTM", "input_size": 3, "hidden_size": 5, "num_layers": 10**9}
     checkpoint.save(tmp_path / "m", {"a": np.zeros(1, "f4")}, {"model": many})
