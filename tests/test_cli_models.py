@@ -94,6 +94,15 @@ def test_run_writes_what_the_library_gives(tmp_path):
     assert "exists; --force" in refused("run", TORCH, tmp_path / "x.npy", "--name", "gru", "--out", tmp_path / "y")
 
 
+def test_input_of_another_dtype_is_taken_as_the_models(tmp_path):
+    x = np.random.default_rng(2).standard_normal((7, 3, 5))
+    np.save(tmp_path / "x.npy", x)
+    command = ("run", TORCH, tmp_path / "x.npy", "--name", "gru", "--out", tmp_path / "y.npy")
+    assert "Input     float64, taken as float32" in done(*command)
+    layer, params = pr.interop.torch.load(TORCH, "gru")
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), layer(params, x.astype("f4"))[0], rtol=0, atol=1e-6)
+
+
 def test_inspect_shows_shapes_and_equations(tmp_path):
     words = done("inspect", TORCH)
     assert "encoder.project" in words and "weight_hr_l0 (3, 11) float32" in words

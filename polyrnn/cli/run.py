@@ -62,7 +62,7 @@ def run(
     found = files.read(model, form, **reading_options(nonlinearity, batch_first))
     one = files.one_model(found, name, str(model))
     one = Model(one.module, chosen.asarray(one.params))
-    x = read_array(inputs)
+    x = taken_as(read_array(inputs), next((str(a.dtype) for a in one.params.values()), None))
     start = time.perf_counter()
     with Progress() as progress:
         y, after = one.predict(
@@ -94,7 +94,7 @@ def run_graph(
 
     graph = onnx.load(path)
     names, outputs = [value.name for value in graph.inputs], [value.name for value in graph.outputs]
-    given: dict[str, Any] = {names[0]: x} if names else {}
+    given: dict[str, Any] = {names[0]: taken_as(x, graph.inputs[0].dtype)} if names else {}
     if lengths is not None:
         own = next((n for n in names if n.rpartition(".")[2] in ("lengths", "sequence_lens", "seq_lens")), "lengths")
         given[own] = read_array(lengths).astype("int32")
@@ -149,6 +149,14 @@ def read_array(path: Path) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
         raise ValueError(f"{path}: expected an array of numbers, as numpy.save writes it")
     return np.asarray(array)
+
+
+def taken_as(x: np.ndarray, dtype: str | None) -> np.ndarray:
+    """Floating input in the model's dtype, which is told: numpy.save has float64 where nobody asked for another."""
+    if dtype is None or x.dtype.kind != "f" or x.dtype.name == dtype or not dtype.startswith("float"):
+        return x
+    print_row("Input", f"{x.dtype}, taken as {dtype}", MARGIN)
+    return x.astype(dtype)
 
 
 def read_state(path: Path) -> Any:
