@@ -73,11 +73,11 @@ def _index(at: At, x: Any, *vectors: Any) -> list[range]:
 
 
 def _sliced(at: At, x: Any, *vectors: Any) -> Any:
-    key = tuple(
-        slice(r.start, None if r.step < 0 and r.stop < 0 else max(r.stop, 0), r.step) if len(r) else slice(0, 0)
-        for r in _index(at, x, *vectors)
-    )
-    return x[key] if key else x
+    ranges = _index(at, x, *vectors)
+    upward = [r[::-1] if r.step < 0 else r for r in ranges]  # not every library takes a negative step
+    y = x[tuple(slice(r[0], r[-1] + 1, r.step) if len(r) else slice(0, 0) for r in upward)] if ranges else x
+    downward = tuple(axis for axis, r in enumerate(ranges) if r.step < 0 and len(r) > 1)
+    return at.xp.flip(y, axis=downward) if downward else y
 
 
 def _sliced_back(at: At, _: Any, inputs: tuple, outputs: tuple, gradients: tuple) -> tuple:
