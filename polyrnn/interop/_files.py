@@ -94,8 +94,9 @@ def left_out(path: str | PathLike[str], form: str, found: Model | dict[str, Conv
         return []
     from .torch import parts
 
-    used = {name for names in parts(_safetensors.read(path)[0]).values() for name in names.values()}
-    return [name for name in _safetensors.read(path)[0] if name not in used]
+    tensors, _ = _safetensors.read(path)
+    used = {name for names in parts(tensors).values() for name in names.values()}
+    return [name for name in tensors if name not in used]
 
 
 def again(path: str | PathLike[str], form: str, like: dict[str, Converted]) -> dict[str, Converted]:
